@@ -230,7 +230,7 @@ def _squares(a: GGUF, t: Tensor, b: GGUF, u: Tensor) -> tuple[float, float] | No
     difference = norm = 0.0
     with np.errstate(all="ignore"):
         for rows in t.blocks():
-            ours, theirs = (file.dequantized_rows(own, rows).astype(np.float64) for file, own in ((a, t), (b, u)))
+            ours, theirs = (file.dequantized(own, rows).astype(np.float64) for file, own in ((a, t), (b, u)))
             difference, norm = difference + np.square(ours - theirs).sum(), norm + np.square(ours).sum()
     return float(difference), float(norm)
 

@@ -76,20 +76,18 @@ class Adapter:
             raise UserError(f"{folder} was trained on another model than {base.gguf.path}; it cannot be merged onto it")
         theirs, alpha, rank = read_factors(folder)
         tensor_map = base.tensor_map
-        factors = {}
+        factors, not_its = {}, f"{folder} does not belong to {base.gguf.path}"
         for name, (b, a) in theirs.items():
             if name not in tensor_map.of_learner:
-                raise UserError(f"{folder} does not belong to {base.gguf.path}, which has no {name}")
+                raise UserError(f"{not_its}, which has no {name}")
             for gguf_name in tensor_map.of_learner[name]:
                 try:
                     part = b[tensor_map.rows(gguf_name)], a[:, tensor_map.columns(gguf_name)]
                 except IndexError as e:
-                    raise UserError(f"{folder} does not belong to {base.gguf.path}: {name}: {e}") from None
+                    raise UserError(f"{not_its}: {name}: {e}") from None
                 shape, wanted = (len(part[0]), a.shape[1]), base.gguf.by_name[gguf_name].shape
                 if shape != wanted:
-                    raise UserError(
-                        f"{folder} does not belong to {base.gguf.path}: it has {name} as {shape}, not {wanted}"
-                    )
+                    raise UserError(f"{not_its}: it has {name} as {shape}, not {wanted}")
                 factors[gguf_name] = part
         return Adapter(factors, alpha, rank, importance_for(base, folder / IMATRIX_FILE))
 
@@ -130,11 +128,7 @@ def read_factors(folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def write_lora(base: Base, adapter: Path, out: Path) -> None:
-    """Write a peft adapter folder as a LoRA GGUF. The factors are F32; rows of B stand in the GGUF's order.
-
-    Raises:
-        UserError: the adapter was trained on another model.
-    """
+    """Write a peft adapter folder of this base as a LoRA GGUF: factors in F32, rows of B in the GGUF's order."""
     loaded = Adapter.load(adapter, base)
     writer = gguf.GGUFWriter(out, base.gguf.architecture)
     writer.add_type("adapter")
@@ -169,33 +163,22 @@ def write_imatrix(sums: Path, tensor_map: TensorMap, dataset: str, out: Path) ->
 
 
 def importance_for(base: Base, file: Path) -> Matrix:
-    """Read the importance of a base's columns; empty where there is no such file.
-
-    Raises:
-        UserError: it is of another model.
-    """
+    """Read the importance of a base's columns; empty without a file, a UserError of another model's."""
     columns = {t.name: t.columns for t in base.gguf.tensors}
     importance = read_imatrix(file) if file.exists() else {}
     for name, of_columns in importance.items():
-        if len(of_columns) != columns.get(name, len(of_columns)):  # llama.cpp would read beyond its end
-            whose = f"{base.gguf.path}, whose {name} has {columns[name]} columns"
-            raise UserError(f"{file} does not belong to {whose}")
+        if len(of_columns) != (wanted := columns.get(name, len(of_columns))):  # llama.cpp would read beyond its end
+            raise UserError(f"{file} does not belong to {base.gguf.path}, whose {name} has {wanted} columns")
     return importance
 
 
 def read_imatrix(path: Path) -> Matrix:
-    """Read the importance in such a file, ours or that of llama.cpp's own llama-imatrix.
-
-    That of stacked experts, which has a count for each, is left out: no adapter is on them.
-    """
+    """Read what `write_imatrix` wrote; a UserError where there is no importance, or one that cannot be."""
     file = gguf_file.read(path)
-    # Copies: each view keeps the file open, of which macOS lets a process have 256.
-    values, found = {t.name: np.array(file.dequantized(t)) for t in file.tensors}, Matrix()
+    values, found = {t.name: file.dequantized(t) for t in file.tensors}, Matrix()
     for key, sums in ((key, sums) for key, sums in values.items() if key.endswith(_SUM)):
         name = key.removesuffix(_SUM)
         counts = values.get(f"{name}{_COUNT}")
-        if counts is not None and counts.size > 1:
-            continue
         sound = ((sums >= 0) & (sums < np.inf)).all()
         if counts is None or counts.size != 1 or not sound or not 0 < counts.item() < np.inf:
             raise UserError(f"{path}: {brief(name, 100)} has no importance: its sums or their count cannot be")

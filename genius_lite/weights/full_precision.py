@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from gguf.constants import GGMLQuantizationType as T
+from gguf.constants import LlamaFileType
 from gguf.quants import quantize
 
 from genius_lite.errors import UserError
@@ -31,7 +32,6 @@ from genius_lite.weights.rope import rope_base
 
 ADAPTER_CONFIG = "adapter_config.json"
 _WHOLE = ("phi3", "llama", "qwen2", "starcoder2")  # of which llama.cpp reads no window; Mistral is a llama
-_FILE_TYPE = {T.F16: 1, T.BF16: 32}  # llama_ftype: mostly F16, mostly BF16
 _ROUNDED = 2**-8  # of a vector's numbers, where a converter had them in bfloat16
 
 
@@ -49,10 +49,8 @@ def read_config(folder: Path) -> Any:
     if (generation := folder / "generation_config.json").exists():
         read_object(generation)
     if (folder / ADAPTER_CONFIG).exists():
-        raise UserError(
-            f"{folder}: {ADAPTER_CONFIG} lies beside the weights, and transformers would load the model that it names; "
-            "move it away"
-        )
+        beside = f"{ADAPTER_CONFIG} lies beside the weights, and transformers would load what it names"
+        raise UserError(f"{folder}: {beside}; move it away")
     with reading_foreign(folder, "config.json", KeyError, OSError):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -75,9 +73,7 @@ def _refuse_code(config: Any, folder: Path, asks: str = "") -> None:
         if isinstance(value, (dict, list)):
             _refuse_code(value, folder, below)
         elif below and isinstance(value, str) and "/" in value:
-            raise UserError(
-                f"{folder}: its config.json asks for code of the hub ({below}: {brief(value)}); take that out"
-            )
+            raise UserError(f"{folder}: config.json asks for code of the hub ({below}: {brief(value)}); take that out")
 
 
 def _follow_llama_cpp(config: Any) -> None:
@@ -163,25 +159,24 @@ def write_full_precision(
         raise UserError(f"{folder}: none of its tensors is one of {source.path}; are they the same model?")
     _check_rest(source, weights, found, folder)
 
-    def wanted(tensor: Tensor) -> T:
-        if tensor.type == T.F32 or tensor.name not in found.tensors:
-            return tensor.type
-        return T.BF16 if weights[found.tensors[tensor.name].name].dtype == torch.bfloat16 else T.F16
+    matrices = [t.name for t in source.tensors if t.type != T.F32 and t.name in found.tensors]
+    theirs = {name: weights[found.tensors[name].name] for name in matrices}
+    types = {name: T.BF16 if weight.dtype == torch.bfloat16 else T.F16 for name, weight in theirs.items()}
 
     def data(target: Tensor) -> Iterator[np.ndarray]:
         tensor = source.by_name[target.name]
-        if target.type == T.F32 or target.name not in found.tensors:
+        if target.name not in theirs:
             for rows in tensor.blocks():
-                check_finite(source, tensor, source.dequantized_rows(tensor, rows))
-                yield source.raw_rows(tensor, rows)
+                check_finite(source, tensor, source.dequantized(tensor, rows))
+                yield source.raw(tensor, rows)
             return
-        theirs = found.take(target.name, weights[found.tensors[target.name].name]).reshape(-1, tensor.columns)
+        weight = found.take(target.name, theirs[target.name]).reshape(-1, tensor.columns)
         for rows in tensor.blocks():
-            yield quantize(theirs[rows].float().numpy(), target.type)
+            yield quantize(weight[rows].float().numpy(), target.type)
 
-    targets = [replace(t, type=wanted(t)) for t in source.tensors]
-    most = T.BF16 if T.BF16 in {t.type for t in targets} else T.F16
-    gguf_file.write(out, source, targets, data, {"general.file_type": _FILE_TYPE[most]}, advance)
+    targets = [replace(t, type=types.get(t.name, t.type)) for t in source.tensors]
+    most = LlamaFileType.MOSTLY_BF16 if T.BF16 in {t.type for t in targets} else LlamaFileType.MOSTLY_F16
+    gguf_file.write(out, source, targets, data, {"general.file_type": most}, advance)
     return found
 
 

@@ -11,7 +11,7 @@ import hashlib
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -52,12 +52,16 @@ class GGUF:
     metadata: dict[str, Any]
     tensors: list[Tensor]
     values: dict[str, bytes]  # behind the number of their type, uint32
-    alignment: int
 
     @property
     def architecture(self) -> str:
         """Empty for a file that is no model, such as an importance matrix."""
         return self.metadata.get("general.architecture", "")
+
+    @property
+    def alignment(self) -> int:
+        """Of the tensors in the file, bytes."""
+        return self.metadata.get("general.alignment", 32)
 
     @cached_property
     def sha256(self) -> str:
@@ -102,27 +106,21 @@ class GGUF:
     def parameters(self) -> int:
         return sum(t.rows * t.columns for t in self.tensors)
 
-    def raw(self, tensor: Tensor) -> np.ndarray:
-        """Return the tensor's bytes, mapped from the file (uint8)."""
-        return np.memmap(tensor.path, np.uint8, "r", offset=tensor.offset, shape=(tensor.nbytes,))
-
-    def raw_rows(self, tensor: Tensor, rows: slice) -> np.ndarray:
-        """Return the bytes of some rows, read from the file (uint8)."""
+    def raw(self, tensor: Tensor, rows: slice | None = None) -> np.ndarray:
+        """Read a tensor's bytes, or those of some of its rows (uint8, flat)."""
+        rows = rows or slice(0, tensor.rows)
         size = tensor_bytes((tensor.columns,), tensor.type)
         count = (rows.stop - rows.start) * size
         return np.fromfile(tensor.path, np.uint8, count, offset=tensor.offset + rows.start * size)
 
     def raw_blocks(self, tensor: Tensor) -> Iterator[np.ndarray]:
-        """Return all its bytes, in pieces that are small in memory (uint8)."""
-        return (self.raw_rows(tensor, rows) for rows in tensor.blocks())
+        """Read all its bytes, in pieces that are small in memory (uint8)."""
+        return (self.raw(tensor, rows) for rows in tensor.blocks())
 
-    def dequantized(self, tensor: Tensor) -> np.ndarray:
-        """Return the tensor as float32, in its shape."""
-        return dequantize(self.raw(tensor), tensor.type).reshape(tensor.shape)
-
-    def dequantized_rows(self, tensor: Tensor, rows: slice) -> np.ndarray:
-        """Return some rows as float32 (rows, columns)."""
-        return dequantize(self.raw_rows(tensor, rows), tensor.type).reshape(-1, tensor.columns)
+    def dequantized(self, tensor: Tensor, rows: slice | None = None) -> np.ndarray:
+        """Read a tensor as float32 in its shape, or some of its rows (rows, columns)."""
+        weights = dequantize(self.raw(tensor, rows), tensor.type)
+        return weights.reshape((-1, tensor.columns) if rows else tensor.shape)
 
     def keeping(self, wanted: Callable[[str], bool]) -> GGUF:
         """Return the same header with only some of the metadata's keys."""
@@ -140,10 +138,22 @@ def read(path: Path) -> GGUF:
     count = first.metadata.get("split.count", 1)
     if type(count) is not int or count < 1:
         raise broken(path, f"split.count is {count!r}")
-    if count == 1:
-        return _known(first)
-    paths = _shards(path, count)
-    shards = [first if p == path else _read_file(p) for p in paths]
+    whole = first if count == 1 else _joined(first, count)  # of shards only the first says what the model is
+    name = whole.metadata.get("general.architecture")
+    is_imatrix = name is None and whole.metadata.get("general.type") == "imatrix"
+    if not is_imatrix and not (isinstance(name, str) and _ARCHITECTURE.fullmatch(name)):
+        raise broken(whole.path, f"its architecture is {shown(str(name))}" if name else "it names no architecture")
+    return whole
+
+
+def _joined(first: GGUF, count: int) -> GGUF:
+    """Read all files of the model that `first` is one of."""
+    path, names = first.path, shard_names(first.path.name)
+    if len(names) != count:
+        raise UserError(f"{path}: one of {count} files, whose names must end in -00001-of-{count:05}.gguf and so on")
+    if missing := next((name for name in names if not (path.parent / name).is_file()), None):
+        raise UserError(f"{path}: one of {count} files; {missing} is not beside it")
+    shards = [first if name == path.name else _read_file(path.parent / name) for name in names]
     for number, shard in enumerate(shards):
         if (shard.metadata.get("split.no"), shard.metadata.get("split.count")) != (number, count):
             raise broken(shard.path, f"it does not say that it is file {number + 1} of {count}")
@@ -151,20 +161,8 @@ def read(path: Path) -> GGUF:
     expected = shards[0].metadata.get("split.tensors.count")
     if len({t.name for t in tensors}) != len(tensors) or expected not in (None, len(tensors)):
         raise UserError(f"{path}: the {count} files hold {len(tensors)} tensors, not the {expected} of one model")
-    first = shards[0].keeping(lambda key: not key.startswith("split."))
-    return _known(replace(first, files=paths, tensors=tensors))
-
-
-def _known(file: GGUF) -> GGUF:
-    # Of shards only the first says what the model is; an importance matrix is of no architecture.
-    name = file.metadata.get("general.architecture")
-    if name is None and file.metadata.get("general.type") == "imatrix":
-        return file
-    if name is None or name == "":
-        raise broken(file.path, "it names no architecture")
-    if not isinstance(name, str) or not _ARCHITECTURE.fullmatch(name):
-        raise broken(file.path, f"its architecture is {shown(str(name))}")
-    return file
+    header = shards[0].keeping(lambda key: not key.startswith("split."))
+    return replace(header, files=[shard.path for shard in shards], tensors=tensors)
 
 
 def shard_names(name: str) -> list[str]:
@@ -173,15 +171,6 @@ def shard_names(name: str) -> list[str]:
     if not found:
         return [name]
     return [f"{found[1]}-{number:05}-of-{found[3]}.gguf" for number in range(1, int(found[3]) + 1)]
-
-
-def _shards(path: Path, count: Any) -> list[Path]:
-    names = shard_names(path.name)
-    if len(names) != count:
-        raise UserError(f"{path}: one of {count} files, whose names must end in -00001-of-{count:05}.gguf and so on")
-    if missing := next((name for name in names if not (path.parent / name).is_file()), None):
-        raise UserError(f"{path}: one of {count} files; {missing} is not beside it")
-    return [path.parent / name for name in names]
 
 
 def _read_file(path: Path) -> GGUF:
@@ -206,16 +195,15 @@ def _read_file(path: Path) -> GGUF:
             file.seek(start)
             values[key] = file.read(end - start)
         infos = [reader.tensor() for _ in range(tensor_count)]
-        alignment, after = 32, reader.at
-    header = GGUF(path, [path], metadata, [], values, alignment)
-    if "general.alignment" in metadata:
-        alignment = metadata["general.alignment"]
-        if header.kind("general.alignment") != UINT32 or alignment.bit_count() != 1 or alignment > _LARGEST_ALIGNMENT:
-            raise reader.broken(f"alignment {alignment!r}")
+        after = reader.at
+    header = GGUF(path, [path], metadata, [], values)
+    alignment, key = header.alignment, "general.alignment"
+    if key in values and (header.kind(key) != UINT32 or alignment.bit_count() != 1 or alignment > _LARGEST_ALIGNMENT):
+        raise reader.broken(f"alignment {alignment!r}")
     data = _aligned(after, alignment)
     tensors = [replace(t, offset=t.offset + data) for t in infos]
     _check_places(reader, tensors, alignment)
-    return replace(header, tensors=tensors, alignment=alignment)
+    return replace(header, tensors=tensors)
 
 
 def _check_places(reader: Reader, tensors: list[Tensor], alignment: int) -> None:
@@ -237,7 +225,7 @@ def _check_places(reader: Reader, tensors: list[Tensor], alignment: int) -> None
 def write(
     path: Path,
     source: GGUF,
-    tensors: Iterable[Tensor],
+    tensors: Sequence[Tensor],
     data: Callable[[Tensor], Iterable[np.ndarray]],
     replaced: dict[str, int],
     advance: Advance = lambda n: None,
@@ -250,7 +238,6 @@ def write(
         replaced: uint32 metadata that changes or, where absent, is added, such as `general.file_type`.
         advance: called with the bytes of each piece.
     """
-    tensors = list(tensors)
     values = source.values | {key: struct.pack("<II", UINT32, value) for key, value in replaced.items()}
     header = bytearray(_MAGIC + struct.pack("<IQQ", 3, len(tensors), len(values)))
     for key, value in values.items():
@@ -260,16 +247,15 @@ def write(
         header += _text(t.name) + struct.pack(f"<I{len(t.shape)}QIQ", len(t.shape), *reversed(t.shape), t.type, offset)
         offset = _aligned(offset + t.nbytes, source.alignment)
     with path.open("wb") as file:
-        file.write(header)
+        file.write(header.ljust(_aligned(len(header), source.alignment), b"\0"))
         for t in tensors:
-            file.write(bytes(_aligned(file.tell(), source.alignment) - file.tell()))
-            start = file.tell()
+            given = 0
             for block in data(t):
-                file.write(np.ascontiguousarray(block).data)
+                given += file.write(np.ascontiguousarray(block).data)
                 advance(block.nbytes)
-            if (given := file.tell() - start) != t.nbytes:
+            if given != t.nbytes:
                 raise ValueError(f"{t.name}: {given} bytes given, {t.nbytes} expected")
-        file.write(bytes(_aligned(file.tell(), source.alignment) - file.tell()))
+            file.write(bytes(_aligned(given, source.alignment) - given))
 
 
 def _text(text: str) -> bytes:

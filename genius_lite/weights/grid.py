@@ -173,11 +173,7 @@ def has_grid(kind: T) -> bool:
 
 
 def grid(kind: T, raw: np.ndarray, columns: int) -> Grid:
-    """Read some whole rows of a tensor of type `kind`, given as their bytes (uint8).
-
-    Raises:
-        KeyError: `has_grid` is False.
-    """
+    """Read some whole rows of a tensor, given as their bytes (uint8); a KeyError where the type has no known grid."""
     return _Floats(raw, columns, kind) if kind in (T.F16, T.BF16) else _Blocks(raw, columns, kind)
 
 

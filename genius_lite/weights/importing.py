@@ -23,7 +23,6 @@ from genius_lite.rundir.documents import RecordedSource, read_typed
 from genius_lite.rundir.folder import SOURCE, json_bytes
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF, sha256
-from genius_lite.weights.gguf_header import shown
 from genius_lite.weights.mapping import Identical, TensorMap, as_float16, check_finite, match
 from genius_lite.weights.meta_model import check_complete, fill_in, read_config, write_for_transformers
 from genius_lite.weights.source import locate, split_origin
@@ -71,20 +70,14 @@ class Base:
         return base
 
     def check(self) -> None:
-        """See that the GGUF is still the one that was imported, and record where it lies by now.
-
-        Raises:
-            UserError: it has become another one.
-        """
+        """See that the GGUF is still the one that was imported, else a UserError, and record where it lies by now."""
         recorded = _read_recorded(self.hf_checkpoint)
         now = _source_of(self.gguf, recorded.sha256, recorded.origin)
         if now == recorded:
             return
-        if (digest := sha256(self.gguf.files)) != recorded.sha256:
-            raise UserError(
-                f"{self.gguf.path} is not the model that {self.hf_checkpoint} was imported from any more (SHA-256 "
-                f"{digest[:12]}..., then {recorded.sha256[:12]}...); put the old file back, or begin a new run"
-            )
+        if sha256(self.gguf.files) != recorded.sha256:
+            changed = f"{self.gguf.path} is not the model that {self.hf_checkpoint} was imported from any more"
+            raise UserError(f"{changed}; put the old file back, or begin a new run")
         with suppress(OSError):  # a folder that may only be read is as good
             _record(self.hf_checkpoint, now)
 
@@ -120,9 +113,7 @@ def _source_of(gguf: GGUF, digest: str, origin: str) -> RecordedSource:
 def _read_recorded(hf_checkpoint: Path) -> RecordedSource:
     recorded = read_typed(hf_checkpoint / SOURCE, RecordedSource)
     if not recorded or not recorded.path or not recorded.sha256:
-        raise UserError(
-            f"{hf_checkpoint / SOURCE} is missing, or cut off; delete {hf_checkpoint} to import the model anew"
-        )
+        raise UserError(f"{hf_checkpoint / SOURCE} is missing, or cut off; delete {hf_checkpoint} to import anew")
     return recorded
 
 
@@ -134,27 +125,21 @@ def check_supported(source: GGUF, with_weights: bool = False) -> Any:
     """Refuse, before anything is made, what the learner could not import; return the config that the header describes.
 
     Args:
-        with_weights: the learner takes the model's own weights, and nothing but names and rows from the GGUF; then it
-            has a config of its own, and None is returned.
+        with_weights: the learner takes the model's own weights and config, of the GGUF names and rows; returns None.
 
     Raises:
-        UserError: it is no sound model, one that transformers does not read or misreads, or of types that gguf does not
-            read.
+        UserError: no sound model, one that transformers does not read or misreads, or types that gguf does not read.
     """
     check_model(source)
     config = None if with_weights else read_config(source)
     if source.architecture not in MODEL_ARCH_NAMES.values():
-        raise UserError(
-            f"{source.path}: architecture `{source.architecture}` cannot be trained: the installed gguf has no names "
-            "for it; a newer one may (pip install -U gguf)"
-        )
-    for tensor in {t.type: t for t in source.tensors}.values():
-        block_bytes = GGML_QUANT_SIZES[tensor.type][1]
+        unknown = f"architecture `{source.architecture}` cannot be trained: the installed gguf has no names for it"
+        raise UserError(f"{source.path}: {unknown}; a newer one may (pip install -U gguf)")
+    for kind in {t.type for t in source.tensors}:
         try:
-            dequantize(np.zeros(block_bytes, np.uint8), tensor.type)
+            dequantize(np.zeros(GGML_QUANT_SIZES[kind][1], np.uint8), kind)
         except NotImplementedError:
-            kind = f"{shown(tensor.name)} is {tensor.type.name}"
-            raise UserError(f"{source.path}: {kind}, a type that cannot be imported") from None
+            raise UserError(f"{source.path}: tensors of type {kind.name} cannot be imported") from None
     return config
 
 
@@ -164,22 +149,17 @@ def import_checkpoint(source: GGUF, folder: Path, advance: Advance, origin: str 
     The weights are dequantized by transformers (`from_pretrained(gguf_file=...)`).
 
     Args:
-        advance: called with 1 after each of `source.tensors` that is mapped.
+        advance: called with 1 after each matrix that is mapped.
         origin: where the user found the model, for its card.
 
     Raises:
         UserError: the imported model is not the GGUF's, or has a weight that is no finite 16-bit number.
     """
     model = _load(source, folder)
-    # transformers still marks the model as quantized, and would refuse to save it.
-    model.hf_quantizer = None
-    model.is_quantized = False
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
     found = match(source, model.state_dict(), Identical(), source.path, advance)
     for tensor in (t for t in source.tensors if t.name not in found.tensors):
         for rows in tensor.blocks():
-            check_finite(source, tensor, as_float16(source.dequantized_rows(tensor, rows)))
+            check_finite(source, tensor, as_float16(source.dequantized(tensor, rows)))
     save_checkpoint(source, model, found, folder, origin)
 
 

@@ -218,7 +218,7 @@ def _read(source: GGUF, tensor: Tensor) -> Any:
 
     held = np.empty((tensor.rows, tensor.columns), np.float16)
     for rows in tensor.blocks():
-        held[rows] = as_float16(source.dequantized_rows(tensor, rows)).reshape(-1, tensor.columns)
+        held[rows] = as_float16(source.dequantized(tensor, rows)).reshape(-1, tensor.columns)
         check_finite(source, tensor, held[rows])
     return torch.from_numpy(held.reshape(tensor.shape))
 

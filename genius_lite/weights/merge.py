@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -124,11 +124,7 @@ def round_base(
     advance: Advance = lambda n: None,
     like: GGUF | None = None,
 ) -> None:
-    """Write the base alone, in the types and with the importance that `merge` rounds it with under this adapter.
-
-    Raises:
-        UserError: the base's file is another one by now.
-    """
+    """Write the base alone, in the types and with the importance that `merge`, which see, rounds it with."""
     base.check()
     types = planned_types(base, adapter, kind, like)
     unlearned = replace(adapter, factors={})
@@ -170,22 +166,22 @@ def write(
     def raw(target: Tensor, rows: slice, weights: Callable[[], np.ndarray]) -> np.ndarray:
         """Return the base's bytes in the target's type."""
         if own[target.name].type == target.type:
-            return source.raw_rows(own[target.name], rows)
+            return source.raw(own[target.name], rows)
         if made := ready(target):
-            return made.gguf.raw_rows(made.gguf.by_name[target.name], rows)
+            return made.gguf.raw(made.gguf.by_name[target.name], rows)
         return quantize_rows(weights(), target.type, adapter.importance.get(target.name) if adapter else None)
 
     def block(target: Tensor, rows: slice) -> _Block:
         if adapter is None or target.name not in adapter.factors:
 
             def fitting() -> np.ndarray:
-                found = source.dequantized_rows(own[target.name], rows)
+                found = source.dequantized(own[target.name], rows)
                 if target.type == T.F16 and np.abs(found).max() > LARGEST_F16:
                     raise _TooLargeError(target.name)
                 return found
 
             return raw(target, rows, fitting), None
-        weights, update = source.dequantized_rows(own[target.name], rows), adapter.update(target.name, rows)
+        weights, update = source.dequantized(own[target.name], rows), adapter.update(target.name, rows)
         if target.type == T.F32:
             return (merged := weights + update), kept_of(merged - weights, update)
         if target.type == T.F16 and np.abs(weights + update).max() > LARGEST_F16:
@@ -200,7 +196,7 @@ def write(
     with ThreadPoolExecutor(threads := min(cores(), THREADS)) as pool:
 
         def data(ahead: Iterator[_Block], target: Tensor) -> Iterator[np.ndarray]:
-            for made, kept in islice(ahead, len([*own[target.name].blocks()])):
+            for made, kept in islice(ahead, len([*target.blocks()])):
                 if kept is not None:
                     products[target.name] += kept
                 yield made
@@ -209,7 +205,7 @@ def write(
             products.clear()
             targets = [replace(t, type=types[t.name]) for t in source.tensors]
             # Through all tensors, in the order in which they are written: a small model's are of a block each.
-            ahead = _ahead(pool, threads, block, ((t, rows) for t in targets for rows in own[t.name].blocks()))
+            ahead = _ahead(threads, (pool.submit(block, t, rows) for t in targets for rows in t.blocks()))
             try:
                 gguf_file.write(out, _header(source, metadata), targets, partial(data, ahead), metadata, advance)
                 return Kept({name: tuple(found.tolist()) for name, found in products.items()})
@@ -224,15 +220,10 @@ def _header(source: GGUF, metadata: dict[str, int]) -> GGUF:
     return source.keeping(lambda key: key not in left_out | ({"general.file_type"} - metadata.keys()))
 
 
-def _ahead(
-    pool: ThreadPoolExecutor,
-    count: int,
-    make: Callable[[Tensor, slice], _Block],
-    blocks: Iterator[tuple[Tensor, slice]],
-) -> Iterator[_Block]:
+def _ahead(count: int, blocks: Iterator[Future[_Block]]) -> Iterator[_Block]:
     """Yield what is made of each block, in order, with at most `count` of them made or under way and not yet taken."""
-    under_way = deque(pool.submit(make, *block) for block in islice(blocks, count))
+    under_way = deque(islice(blocks, count))  # a block is asked for when it is drawn from `blocks`
     while under_way:
         made = under_way.popleft().result()
-        under_way.extend(pool.submit(make, *block) for block in islice(blocks, 1))
+        under_way.extend(islice(blocks, 1))
         yield made

@@ -38,10 +38,8 @@ def write_for_transformers(source: GGUF, out: Path, tensors: bool = True) -> Non
     """Write the model's tensors with what describes its shape and special tokens, and no vocabulary.
 
     transformers wants one file. It parses a vocabulary of 150 thousand tokens three times, which takes several seconds
-    and some hundred MB each time, and uses no more than its size.
-
-    Args:
-        tensors: whether they are written; a config is made of no more than their names.
+    and some hundred MB each time, and uses no more than its size. A config is made of the tensors' names alone: without
+    `tensors` each is one zero.
     """
     own = f"{source.architecture}."
     tokens = source.vocabulary
@@ -115,10 +113,9 @@ def read_config(source: GGUF) -> Any:
 
 @contextmanager
 def reading_foreign(path: Path, what: str, *more: type[Exception]) -> Iterator[None]:
-    """Say in a line what transformers makes of a description that nobody checks for it: it divides, asserts, looks up.
+    """Say in a line what transformers makes of a header or config (`what`): unchecked, it divides, asserts, looks up.
 
     Args:
-        what: it reads there, the header or the config.
         more: exceptions that tell of it too.
     """
     from huggingface_hub.errors import StrictDataclassError
@@ -182,38 +179,26 @@ def _parts(names: TensorNameMap, name: str) -> list[str]:
 
 
 def fill_in(source: GGUF, model: Any, missing: set[str]) -> set[str]:
-    """Read the weights whose names in a GGUF transformers does not know: GPT-OSS's experts and sinks.
+    """Read the `missing` weights whose names in a GGUF transformers does not know; return those that are missing still.
 
-    Args:
-        missing: names that it found nothing for.
-
-    Returns:
-        Those that are missing still.
+    These are GPT-OSS's experts and sinks.
     """
     import torch
 
     if source.architecture != "gpt-oss":
         return missing
-    names, tensors = name_map(source), source.by_name
-    for name in missing.copy():
+    names, tensors, filled = name_map(source), source.by_name, set[str]()
+    for name in missing:
         parts = [source.dequantized(tensors[part]) for part in _parts(names, name) if part in tensors]
         if parts:  # transformers' experts are transposed, and gate and up take turns in them
             turned = [part.swapaxes(1, 2) if part.ndim == 3 else part for part in parts]
             parameter = model.get_parameter(name)
             parameter.data.copy_(torch.from_numpy(np.stack(turned, -1).reshape(parameter.shape)))
-            missing = missing - {name}
-    return missing
+            filled.add(name)
+    return missing - filled
 
 
 def check_complete(path: Path, model: Any, missing: set[str]) -> None:
-    """Refuse a model of which transformers had to invent weights.
-
-    Args:
-        missing: names that it found nothing for.
-
-    Raises:
-        UserError: one of them is a weight.
-    """
+    """Refuse, by a UserError, a model with a weight that transformers invented: it is among the `missing` names."""
     if invented := sorted(missing & {name for name, _ in model.named_parameters()}):
-        more = f" and {len(invented) - 1} others" * (len(invented) > 1)
-        raise UserError(f"{path}: it has no weights for {shown(invented[0])}{more}")
+        raise UserError(f"{path}: it has no weights for {shown(invented[0])} ({len(invented)} are missing)")

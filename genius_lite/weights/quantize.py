@@ -32,13 +32,11 @@ _requires_importance = ggml_function("quantize_requires_imatrix", ctypes.c_bool,
 def types_of(source: GGUF, kind: TargetType) -> Types:
     """Ask llama.cpp's quantizer which type it gives each tensor in a file of type `kind`.
 
-    It is asked for a dry run, and says it in its log; a version that says it in other words is noticed.
-
-    Raises:
-        RuntimeError: it does not say so of every tensor.
+    It says it in the log of a dry run; a RuntimeError where a version does not say so of every tensor, in these words.
     """
+    own = {t.name: t.type for t in source.tensors}
     if kind == "source":
-        return {t.name: t.type for t in source.tensors}
+        return own
     said: list[str] = []
 
     @llama_cpp.llama_log_callback
@@ -47,13 +45,12 @@ def types_of(source: GGUF, kind: TargetType) -> Types:
 
     params = llama_cpp.llama_model_quantize_default_params()
     params.dry_run = params.allow_requantize = True
-    params.nthread, params.ftype = 1, getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    params.nthread, params.ftype = 1, LlamaFileType[f"MOSTLY_{kind}"]
     llama_cpp.llama_log_set(heard, ctypes.c_void_p(0))
     try:
         code = llama_cpp.llama_model_quantize(str(source.path).encode(), os.devnull.encode(), ctypes.pointer(params))
     finally:
         llama_cpp.llama_log_set(_ignored, ctypes.c_void_p(0))
-    own = {t.name: t.type for t in source.tensors}
     planned = (_PLANNED.fullmatch(line.strip()) for line in "".join(said).splitlines())
     found = {m[1]: T[m[2].upper()] if m[2] else own[m[1]] for m in planned if m and m[1] in own}
     if code or found.keys() != own.keys():
@@ -68,12 +65,8 @@ def _ignored(level: int, text: bytes, data: object) -> None:
 
 def adaptable(types: Types, source: GGUF, adapted: set[str]) -> Types:
     """Return the same types, but 4 to 5 bits for adapted tensors of a type whose grid is not known."""
-
-    def near(name: str, kind: T) -> T:
-        known = name not in adapted or has_grid(kind) or kind == T.F32
-        return kind if known else _NEAR[source.by_name[name].columns % 256 == 0]
-
-    return {name: near(name, kind) for name, kind in types.items()}
+    unknown = [name for name in adapted if not has_grid(types[name]) and types[name] != T.F32]
+    return types | {name: _NEAR[source.by_name[name].columns % 256 == 0] for name in unknown}
 
 
 def quantize_rows(weights: np.ndarray, kind: T, importance: np.ndarray | None = None) -> np.ndarray:
@@ -84,13 +77,13 @@ def quantize_rows(weights: np.ndarray, kind: T, importance: np.ndarray | None = 
         importance: how much each column matters, float32 (columns,); without it all matter alike.
     """
     weights = np.ascontiguousarray(weights, np.float32)
-    made = np.empty(tensor_bytes(weights.shape, kind), np.uint8)
     if kind == T.F32:
         return weights.reshape(-1).view(np.uint8)
     if importance is None and _requires_importance(kind):  # as of experts, which nothing is known of; it would abort
         importance = np.ones(weights.shape[1], np.float32)
     matters = None if importance is None else np.ascontiguousarray(importance, np.float32)
     pointer = None if matters is None else matters.ctypes.data
+    made = np.empty(tensor_bytes(weights.shape, kind), np.uint8)
     written = _quantize_chunk(kind, weights.ctypes.data, made.ctypes.data, 0, *weights.shape, pointer)
     assert written == made.nbytes
     return made
@@ -98,10 +91,8 @@ def quantize_rows(weights: np.ndarray, kind: T, importance: np.ndarray | None = 
 
 def file_metadata(source: GGUF, kind: TargetType, types: Types) -> dict[str, int]:
     """Return what a file of these types says of itself: `general.file_type`, and a version where it is quantized."""
-    if kind == "source":
-        found = {key: source.metadata[key] for key in ("general.file_type",) if key in source.metadata}
-    else:
-        found = {"general.file_type": getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")}
+    file_type = source.metadata.get("general.file_type") if kind == "source" else LlamaFileType[f"MOSTLY_{kind}"]
+    found: dict[str, int] = {} if file_type is None else {"general.file_type": file_type}
     if any(GGML_QUANT_SIZES[t][0] > 1 for t in types.values()):
         found["general.quantization_version"] = GGML_QUANT_VERSION
     return found
@@ -132,10 +123,9 @@ def type_name(source: GGUF, kind: TargetType) -> str:
     """Name the type as in a file's name: `source` is whatever the source's header says, such as Q4_K_M."""
     if kind != "source":
         return kind
-    try:
-        return LlamaFileType(source.metadata["general.file_type"]).name.removeprefix("MOSTLY_").removeprefix("ALL_")
-    except (KeyError, ValueError):  # it says none, or a newer one
-        return "source"
+    said = source.metadata.get("general.file_type")  # it may say none, or a newer one
+    name = next((each.name for each in LlamaFileType if each == said), "source")
+    return name.removeprefix("MOSTLY_").removeprefix("ALL_")
 
 
 def types_bytes(source: GGUF, types: Types) -> int:

@@ -27,10 +27,8 @@ def scale_frequencies(source: GGUF, config: Any) -> None:
     Llama 3.1 to 3.3 keep their frequencies as a tensor that each is divided by, long-context variants of other models
     as metadata. Short texts hardly show the difference, so that a parity check on them may pass.
 
-    Args:
-        config: what transformers made of the header. Where its parameters are by kind of layer, those of full attention
-            are scaled: llama.cpp leaves layers with a window alone, with Gemma 3 and wherever a family says nothing
-            else (`rope_freq_scale_train_swa`).
+    Where parameters are by kind of layer, those of full attention are scaled: llama.cpp leaves layers with a window
+    alone, with Gemma 3 and wherever a family says nothing else (`rope_freq_scale_train_swa`).
 
     Raises:
         UserError: the frequencies are scaled in a way that the learner cannot follow.
@@ -43,8 +41,7 @@ def scale_frequencies(source: GGUF, config: Any) -> None:
     found["rope_theta"] = rope_base(source)
     if "partial_rotary_factor" in found:
         width = _head_width(config)
-        turned = source.metadata.get(f"{source.architecture}.rope.dimension_count", width)
-        found["partial_rotary_factor"] = turned / width
+        found["partial_rotary_factor"] = source.own("rope.dimension_count", width) / width
     scaled = {**found, **_scaling(source, config, found["rope_theta"])}
     if "full_attention" in every:
         sliding = {**every["sliding_attention"], "rope_theta": rope_base(source, "freq_base_swa")}

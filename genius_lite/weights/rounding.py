@@ -29,7 +29,6 @@ from genius_lite.weights.grid import Grid
 
 _BINS = 256  # parts of a step; offsets within one are as good as equal
 _OCTAVE = 2  # classes of importance for each doubling
-_LEAST = np.float32(1e-6)  # of the greatest importance; less is as good as none
 
 
 def round_keeping(
@@ -42,7 +41,7 @@ def round_keeping(
         base: W, float32 (rows, columns).
         update: D, likewise.
         rng: orders equal offsets, and places each within its part of a step.
-        importance: of the columns (columns,), if the base was quantized by it; 16-bit floats are not.
+        importance: of the columns (columns,), all above 0, if the base was quantized by it; 16-bit floats are not.
     """
     offsets, steps = _offsets(held, held.codes, held.held, base)
     shift = _spread(offsets, steps, rng, importance)
@@ -103,8 +102,8 @@ def _spread(
         return drawn - np.float32(0.5)
     alike = np.frexp(steps)[1]
     alike -= alike.min()
-    if importance is not None and importance.any():
-        octaves = np.round(_OCTAVE * np.log2(np.maximum(importance, _LEAST * importance.max()))).astype(np.int32)
+    if importance is not None:
+        octaves = np.round(_OCTAVE * np.log2(importance)).astype(np.int32)
         alike = alike * (np.ptp(octaves) + 1) + (octaves - octaves.min())
     parts = np.clip((offsets + np.float32(0.5)) * _BINS, 0, _BINS - 1).astype(np.int32) + _BINS * alike
     counts = np.bincount(parts.reshape(-1), minlength=_BINS * (int(alike.max()) + 1)).reshape(-1, _BINS)

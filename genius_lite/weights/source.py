@@ -64,19 +64,15 @@ def locate_weights(model: Model) -> Path | None:
     """
     if model.weights is None:
         return None
-    if model.weights_revision is not None and not _stays_inside(model.weights_revision):
-        raise UserError(f"model.weights_revision: {model.weights_revision} is no commit, tag or branch")
+    if (revision := model.weights_revision) is not None and not _stays_inside(revision):
+        raise UserError(f"model.weights_revision: {revision} is no commit, tag or branch")
     if model.weights.startswith(Prefix.HUB):
         from huggingface_hub import snapshot_download
 
         repo = model.weights.removeprefix(Prefix.HUB)
-        wanted, of_others = [*_WEIGHTS, *TOKENIZER_FILES], ["*/*"]  # folders have the weights once more, in other forms
+        wanted, others = [*_WEIGHTS, *TOKENIZER_FILES], "*/*"  # folders have the weights once more, in other forms
         with _hub_errors(model.weights):
-            return Path(
-                snapshot_download(
-                    repo, revision=model.weights_revision, allow_patterns=wanted, ignore_patterns=of_others
-                )
-            )
+            return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted, ignore_patterns=others))
     path = Path(model.weights)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder of safetensors")
@@ -159,12 +155,10 @@ def _hub_files(model: Model) -> tuple[str, list[str]]:
         raise UserError(f"model.revision: {model.revision} is no commit, tag or branch")
     owner, _, rest = model.gguf.removeprefix(Prefix.HUB).partition("/")
     repo, _, name = rest.partition("/")
-    if not (owner and repo and name.endswith(".gguf") and _stays_inside(name)):
+    names = shard_names(name)
+    if not (owner and repo and names and name.endswith(".gguf") and _stays_inside(name)):
         raise UserError(f"{model.gguf}: a hub model is written hf:OWNER/REPO/FILE.gguf")
-    folder, _, file = name.rpartition("/")
-    if not (names := shard_names(file)):
-        raise UserError(f"{model.gguf}: a file in no parts; they are numbered from 00001-of-00002 on")
-    return f"{owner}/{repo}", [f"{folder}/{shard}".lstrip("/") for shard in names]
+    return f"{owner}/{repo}", names
 
 
 def _stays_inside(name: str) -> bool:

@@ -15,28 +15,20 @@ _MISREAD: dict[str, str] = FAMILIES["misread"]
 
 
 def check_architecture(architecture: str, named: Path | str) -> None:
-    """Refuse what transformers does not read from a GGUF, or misreads.
-
-    Args:
-        architecture: as llama.cpp spells it.
-        named: what the message calls the model.
+    """Refuse an architecture, as llama.cpp spells it, that transformers does not read from a GGUF, or misreads.
 
     Raises:
-        UserError: it says whether `model.weights` would do.
+        UserError: of the model as it is `named`; it says whether `model.weights` would do.
     """
     if architecture in _MISREAD:
         raise needs_weights(named, f"transformers reads `{architecture}` from a GGUF without {_MISREAD[architecture]}")
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    read = readable()
-    if plain(architecture) in map(plain, read):
+    if plain(architecture) in map(plain, readable()):
         return
     if plain(FAMILIES["spelled"].get(architecture, architecture)) in map(plain, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
         raise needs_weights(named, f"architecture `{architecture}` cannot be trained from a GGUF alone")
-    raise UserError(
-        f"{named}: architecture `{architecture}` cannot be trained: transformers has no such language model; of a GGUF "
-        f"alone it reads {', '.join(sorted(read))}"
-    )
+    raise UserError(f"{named}: `{architecture}` cannot be trained: transformers has no such language model")
 
 
 class NeedsWeightsError(UserError):

@@ -58,15 +58,9 @@ def is_vouched(path: Path) -> bool:
 
 
 def prove(path: Path, *, vocabulary_only: bool = False) -> None:
-    """Refuse a file of a run folder that llama.cpp does not survive, unless it was this process that made it.
+    """Refuse, as `load_untrusted`, a file of a run folder that llama.cpp does not survive, unless this process made it.
 
     A run folder may come from an archive: its models are strangers' as any other.
-
-    Args:
-        vocabulary_only: no more than the vocabulary will be used.
-
-    Raises:
-        UserError: as `load_untrusted`.
     """
     if not is_vouched(path):
         load_untrusted(path, vocabulary_only=vocabulary_only)
@@ -115,15 +109,10 @@ def _probe(path: Path, size: int, ways: list[str]) -> None:
         reason = ended.stdout.decode("utf-8", errors="replace").strip()
         raise UserError(f"{path}: llama.cpp does not take it: {reason}")
     if ended.returncode == -KILLED:
-        raise UserError(
-            f"{path}: the process in which llama.cpp tries it was killed twice (SIGKILL), as for want of memory; close "
-            "other programs, or raise the memory limit, and try again"
-        )
+        killed = "the process in which llama.cpp tries it was killed twice (SIGKILL), as for want of memory"
+        raise UserError(f"{path}: {killed}; close other programs, or raise the memory limit")
     if ended.returncode in (-signal.SIGILL, _ILLEGAL_INSTRUCTION):
-        raise UserError(
-            "llama.cpp was compiled for another processor: it comes to an instruction that this one does not have; "
-            "genius-lite doctor prints the command that compiles it for this one"
-        )
+        raise UserError("llama.cpp was compiled for another processor; genius-lite doctor says how to compile it here")
     if killer := fate(ended.returncode):
         words = f", {brief(found[1], 200)}" if (found := _LAST_WORDS.search(said)) else ""
         raise UserError(f"{path}: broken GGUF: llama.cpp dies of it ({killer}{words})")
@@ -131,11 +120,7 @@ def _probe(path: Path, size: int, ways: list[str]) -> None:
 
 
 def check_model(source: GGUF) -> None:
-    """Refuse a file that is no language model, or one whose header contradicts itself.
-
-    Raises:
-        UserError: the first thing found that cannot be.
-    """
+    """Refuse a file that is no language model, or one whose header contradicts itself, by the first thing found."""
     kind = source.metadata.get("general.type", "model")
     if kind != "model":
         raise UserError(f"{source.path}: no model, but {shown(str(kind))} (general.type)")
@@ -155,10 +140,8 @@ def _check_texts_and_tensors(source: GGUF) -> None:
     for key, value in source.metadata.items():
         if _UNDECODED.search(key) or (isinstance(value, str) and _UNDECODED.search(value)):
             raise broken(source.path, f"{shown(key)} is no UTF-8 text")
-        if _TEMPLATE.fullmatch(key) and not isinstance(value, str):
-            raise broken(source.path, f"{shown(key)} is no text")
-        if _TEMPLATE.fullmatch(key) and len(value) > _LONGEST_TEMPLATE:
-            raise broken(source.path, f"{shown(key)} has {len(value)} characters; {_LONGEST_TEMPLATE} are read at most")
+        if _TEMPLATE.fullmatch(key) and not (isinstance(value, str) and len(value) <= _LONGEST_TEMPLATE):
+            raise broken(source.path, f"{shown(key)} is no text of at most {_LONGEST_TEMPLATE} characters")
     if bad := next((t.name for t in source.tensors if _UNDECODED.search(t.name)), None):
         raise broken(source.path, f"the name of a tensor is no UTF-8 text: {shown(bad)}")
     if empty := next((t.name for t in source.tensors if 0 in t.shape), None):
