@@ -239,14 +239,21 @@ def test_another_vocabulary_is_refused(tiny_llama):
         _sample(fake, tiny_llama)
 
 
-def test_no_server_is_one_line(tiny_llama):
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://127.0.0.1:1", r"http://127.0.0.1:1 cannot be reached .*; is it running\?"),
+        # httpx2 calls it neither an error of HTTP nor one of values.
+        ("http://xn--\N{LATIN SMALL LETTER E WITH ACUTE}", r"cannot be reached \(Invalid IDNA hostname"),
+    ],
+)
+def test_a_server_that_is_not_there_is_one_line(tiny_llama, url, said):
     async def scenario():
         with Vocabulary.open(tiny_llama) as vocabulary:
-            cfg = Server(url="http://127.0.0.1:1", retries=1)
-            async with open_server_sampler(cfg, vocabulary, SAMPLING, [1]):
-                pass
+            async with open_server_sampler(Server(url=url, retries=1), vocabulary, SAMPLING, [65]):
+                pytest.fail("there is no such server")
 
-    with pytest.raises(UserError, match=r"http://127.0.0.1:1 cannot be reached .*; is it running\?"):
+    with pytest.raises(UserError, match=said):
         asyncio.run(scenario())
 
 
@@ -336,19 +343,6 @@ def test_a_key_on_an_open_way_is_told(held_by):
 def test_an_address_that_is_none_is_refused_with_the_recipe(url):
     with pytest.raises(ValidationError, match="no address such as"):
         Server(url=url)
-
-
-def test_a_name_that_no_server_can_have_is_one_line(tiny_llama):
-    """httpx2 calls it neither an error of HTTP nor one of values."""
-
-    async def scenario():
-        with Vocabulary.open(tiny_llama) as vocabulary:
-            cfg = Server(url="http://xn--\N{LATIN SMALL LETTER E WITH ACUTE}", retries=0)
-            async with open_server_sampler(cfg, vocabulary, Sampling(1.0), [65]):
-                pytest.fail("there is no such server")
-
-    with pytest.raises(UserError, match=r"cannot be reached \(Invalid IDNA hostname"):
-        asyncio.run(scenario())
 
 
 def test_no_proxy_is_asked(tiny_llama, held_by, monkeypatch):
