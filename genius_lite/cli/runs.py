@@ -210,7 +210,11 @@ def cluster_status(
     address: Annotated[str, typer.Option(help="As sampler.cluster: auto, ray://HOST:PORT or HOST:PORT")] = "auto",
 ) -> None:
     """Show the nodes of a Ray cluster, and whether each can take part."""
-    from genius_lite.cluster.nodes import node_statuses, print_status
-    from genius_lite.report.console import terminal
+    from genius_lite.cluster.nodes import node_statuses
+    from genius_lite.report.console import make_table, terminal
 
-    print_status(node_statuses(address), terminal())
+    table = make_table("node", "#CPUs", "#GPUs", "#memory", "state")
+    for node in node_statuses(address):
+        row = (node.name, str(node.cpus), str(node.gpus), f"{node.memory / 1e9:.0f} GB", node.state)
+        table.add_row(*map(visible, row))
+    terminal().print(table)

@@ -35,7 +35,7 @@ _CACHED_FILES = 4  # of earlier rounds too
 
 @dataclass(frozen=True)
 class HostSettings:
-    """What the hosts of a round search with; `model` and `lora` (or empty) are hashes of files, `cpus` a host's own."""
+    """What the hosts of a round search with; `model` and `lora` (or empty) are hashes of files."""
 
     model: str
     lora: str
@@ -43,7 +43,6 @@ class HostSettings:
     foresight: Foresight
     context: int
     key: tuple[int | str, ...]
-    cpus: int = 1
 
 
 def versions() -> dict[str, str]:
@@ -98,8 +97,8 @@ class HostActor:
             arriving.replace(path)
         _make_room(path.parent)
 
-    async def open(self, settings: HostSettings) -> int:
-        """Start the worker; return how many searches it takes at once.
+    async def open(self, settings: HostSettings, cpus: int) -> int:
+        """Start the worker, with threads for so many CPUs; return how many searches it takes at once.
 
         Raises:
             UserError: the model does not load with the recipe's settings.
@@ -107,7 +106,7 @@ class HostActor:
         """
         cfg = settings.sampler
         if cfg.threads == "auto":
-            cfg = cfg.model_copy(update={"threads": min(cores(), settings.cpus)})
+            cfg = cfg.model_copy(update={"threads": min(cores(), cpus)})
         model = _cached(settings.model)
         # It may measure, which takes a loop of its own, and this one answers meanwhile.
         engine = await asyncio.to_thread(engine_settings, cfg, gguf_file.read(model), settings.context, SILENT)

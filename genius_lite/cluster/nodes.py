@@ -12,13 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from genius_lite.cluster.actor import version_differences, versions
 from genius_lite.errors import UserError
 from genius_lite.recipe.sampler import ADDRESSES, is_address
-from genius_lite.text import brief, first_line, visible
+from genius_lite.text import brief, first_line
 
 _ANSWERS = 10.0  # seconds for a head to take a connection
 _SILENT = 30.0  # seconds for a node to say its versions
@@ -129,15 +126,6 @@ def node_statuses(address: str) -> list[NodeStatus]:
             state = _state(ray, cpus, replies.get(node["NodeID"]))
             statuses.append(NodeStatus(node_name(node), cpus, gpus, memory, state))
         return statuses
-
-
-def print_status(nodes: list[NodeStatus], console: Console) -> None:
-    """Print a table, a row for each node."""
-    table = Table("node", "CPUs", "GPUs", "memory", "state")
-    for node in nodes:
-        row = (node.name, str(node.cpus), str(node.gpus), f"{node.memory / 1e9:.0f} GB", node.state)
-        table.add_row(*map(visible, row))
-    console.print(table)
 
 
 def _state(ray: Any, cpus: int, reply: Any) -> str:

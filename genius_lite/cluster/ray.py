@@ -10,7 +10,6 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,7 @@ from genius_lite.cluster.work_queue import Host, HostLostError, WorkQueue
 from genius_lite.errors import NonFiniteError, UserError
 from genius_lite.foresight.rollouts import first_of
 from genius_lite.records import Query, Rollout
-from genius_lite.sampler.client import QueryFailedError
-from genius_lite.sampler.process import SamplerError
+from genius_lite.sampler.interface import QueryFailedError, SamplerError
 from genius_lite.text import first_line
 
 _PART = 64 << 20  # bytes of a file that travel at once
@@ -115,7 +113,7 @@ async def _start_host(ray: Any, slot: NodeSlot, settings: HostSettings, store: _
             raise HostLostError(f"it has {differences}; install the same")
         with queue.expecting():  # a large model takes a slow network its time
             await store.send(actor, slot.node)
-            capacity = await actor.open.remote(replace(settings, cpus=slot.cpus))
+            capacity = await actor.open.remote(settings, slot.cpus)
         return ray_host(actor, slot.name, capacity)
 
 

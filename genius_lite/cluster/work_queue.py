@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from genius_lite.errors import Stop
 from genius_lite.foresight.rollouts import first_of
 from genius_lite.records import Query, Rollout
-from genius_lite.sampler.client import QueryFailedError
-from genius_lite.sampler.process import SamplerError
+from genius_lite.sampler.interface import QueryFailedError, SamplerError
 
 _POLL = 0.5  # seconds between two looks at whether to stop, and whether any host is left
 _MOST_LOSSES = 5  # hosts that a query may lose before it is held to be the cause

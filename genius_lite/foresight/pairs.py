@@ -20,14 +20,6 @@ _THOUGHTS = "if the model thinks, give it foresight.thought_tokens, or switch th
 _AGREEING = 2  # votes, at least: a single response agrees with nobody
 
 
-def preference_pairs(
-    rollouts: Iterable[Rollout], cfg: Pairs, tau: float, key: tuple[int | str, ...], answer: Answer
-) -> tuple[list[PreferencePair], dict[str, int]]:
-    """Choose the pairs of some rollouts as `draw_pairs` does; return them, and what each filter left without one."""
-    left_out = Counter[str]()
-    return [*draw_pairs(rollouts, cfg, tau, key, answer, left_out)], dict(left_out)
-
-
 def draw_pairs(
     rollouts: Iterable[Rollout],
     cfg: Pairs,

@@ -9,8 +9,7 @@ from genius_lite.errors import Stop
 from genius_lite.foresight.search import foresee
 from genius_lite.recipe import Foresight
 from genius_lite.records import Query, Rollout
-from genius_lite.sampler.interface import QueryFailedError, Sampler
-from genius_lite.sampler.process import SamplerError
+from genius_lite.sampler.interface import QueryFailedError, Sampler, SamplerError
 
 
 def searches_in_flight(slots: int, cfg: Foresight) -> int:

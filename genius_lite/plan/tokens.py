@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from genius_lite.foresight.pairs import preference_pairs
+from genius_lite.foresight.pairs import draw_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.learner.footprint import merged_tokens
 from genius_lite.learner.packing import Group, Pack, by_query, computed, packs
@@ -90,7 +90,7 @@ def expected_work(
     steps = [step for rollout in rollouts for step in rollout.steps]
     sampled = sum(step.sampled_tokens * (later if step.index else first) for step in steps)
     drawn = ANY_PAIRS.model_copy(update={"negatives": recipe.pairs.negatives, "truncated": recipe.pairs.truncated})
-    pairs, _ = preference_pairs(rollouts, drawn, wanted.tau, _KEY, lambda response: None)
+    pairs = [*draw_pairs(rollouts, drawn, wanted.tau, _KEY, lambda response: None, Counter())]
     cfg = recipe.learner
     whole = made = _packed(pairs, cfg, trees=trees, on_cpu=on_cpu)
     if cfg.chosen_alone:

@@ -21,7 +21,7 @@ import msgspec
 
 from genius_lite.errors import UserError
 from genius_lite.results.rounds import Stats
-from genius_lite.sampler.interface import QueryFailedError
+from genius_lite.sampler.interface import QueryFailedError, SamplerError
 from genius_lite.sampler.messages import (
     Drain,
     Drained,
@@ -36,7 +36,7 @@ from genius_lite.sampler.messages import (
     Scored,
     Until,
 )
-from genius_lite.sampler.process import SamplerError, Worker, silence
+from genius_lite.sampler.process import Worker
 from genius_lite.sampler.tree import Node
 
 _STARTS = 3  # of a worker that ends, or hangs, while it loads
@@ -175,11 +175,14 @@ class LocalSampler:
                 for _ in self._drains:
                     worker.send(Drain())
                 try:
-                    reason = await self._receive(worker)
+                    while True:
+                        self._deliver(await worker.reply_within(self._patience, self._owed))
+                except SamplerError as failure:
+                    failed = failure
                 finally:
                     self._worker = None
                     await worker.stop()
-                self._on_worker_failure(reason)
+                self._on_worker_failure(failed)
                 worker = await self._start()
         except asyncio.CancelledError:
             raise
@@ -191,14 +194,8 @@ class LocalSampler:
             if not isinstance(error, (SamplerError, UserError)):
                 raise
 
-    async def _receive(self, worker: Worker) -> str:
-        """Deliver replies until the worker ends or falls silent; says which."""
-        try:
-            while reply := await worker.reply_within(self._patience, lambda: bool(self._pending or self._drains)):
-                self._deliver(reply)
-        except asyncio.IncompleteReadError:
-            return await worker.exit_reason()
-        return silence(self._patience)
+    def _owed(self) -> bool:
+        return bool(self._pending or self._drains)
 
     def _deliver(self, reply: Reply) -> None:
         if isinstance(reply, Drained) and not (stats := self._drains.popleft()).done():
@@ -222,14 +219,14 @@ class LocalSampler:
 
     # -- failures ------------------------------------------------------------------------------------------
 
-    def _on_worker_failure(self, reason: str) -> None:
+    def _on_worker_failure(self, failure: SamplerError) -> None:
         """Count the failure to whatever was asked, and give up what failed alone.
 
         Raises:
             SamplerError: failures do not depend on what is asked.
         """
         self.restarts += 1
-        self._say(f"warning: the sampler's process {reason}; starting it again (its log has more)")
+        self._say(f"warning: {failure}; starting it again (its log has more)")
         alone = self._isolated[0] if self._isolated else None
         for pending in [pending for pending in self._pending if pending.future.done()]:
             del self._pending[pending]  # given up in the meantime
@@ -242,9 +239,9 @@ class LocalSampler:
         if alone or not self._pending:  # with nothing asked of it, it only had to say what it did
             self._consecutive_failures += 1
         if self._consecutive_failures >= _MOST_CONSECUTIVE:
-            raise SamplerError(f"the sampler's process {reason}, again and again; see its log")
+            raise SamplerError(f"{failure}, again and again; see its log")
         if alone:
-            alone.future.set_exception(QueryFailedError(f"the sampler's process {reason}, three times"))
+            alone.future.set_exception(QueryFailedError(f"{failure}, three times"))
             del self._pending[alone]
         self._isolated = deque(pending for pending in self._pending if pending.failures >= _ISOLATE_AFTER)
 

@@ -12,7 +12,7 @@ import ctypes
 from collections import defaultdict, deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -87,16 +87,18 @@ class OnDevice:
     def _attach(self) -> None:
         """Give each sequence a sampler; llama.cpp reserves its memory anew before the next decode."""
         kept: list[Any] = []
+        types = {name: kind for name, kind, *_ in llama_cpp.llama_sampler_i._fields_}
         for sequence in range(self.sequences):
-            interface = llama_cpp.llama_sampler_i(
-                name=_callback("name", lambda _: b"genius-lite"),
-                apply=_callback("apply", lambda *_: None),
-                backend_init=_callback("backend_init", self._guarded(self._supported, False)),
-                backend_apply=_callback("backend_apply", self._guarded(partial(self._add, sequence))),
-                backend_set_input=_callback("backend_set_input", self._guarded(partial(self._fill, sequence))),
-            )
+            called: dict[str, Callable[..., Any]] = {
+                "name": lambda _: b"genius-lite",
+                "apply": lambda *_: None,
+                "backend_init": self._guarded(self._supported, False),
+                "backend_apply": self._guarded(partial(self._add, sequence)),
+                "backend_set_input": self._guarded(partial(self._fill, sequence)),
+            }
             if not sequence:  # of all samplers the first is asked to forget its graph, and the first to build
-                interface.backend_reset = _callback("backend_reset", self._guarded(self._forget))
+                called["backend_reset"] = self._guarded(self._forget)
+            interface = llama_cpp.llama_sampler_i(**{name: types[name](each) for name, each in called.items()})
             chained = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
             own = llama_cpp.llama_sampler_init(ctypes.byref(interface), ctypes.c_void_p())
             llama_cpp.llama_sampler_chain_add(chained, own)
@@ -270,8 +272,3 @@ def _inputs(asked: RowRequest) -> list[float]:
     uniforms = [*asked.uniforms, *[0.0] * (DRAWS - len(asked.uniforms))]
     top_k, top_p = how.top_k or float("inf"), how.top_p if how.top_p < 1 else 2.0
     return [1 / how.temperature, float(how.top_k == 1), 0.0, float(how.filtered), top_k, top_p, how.min_p, *uniforms]
-
-
-def _callback(name: str, called: Callable[..., Any]) -> Any:
-    (kind,) = (field[1] for field in llama_cpp.llama_sampler_i._fields_ if field[0] == name)
-    return cast(Any, kind)(called)

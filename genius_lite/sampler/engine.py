@@ -24,16 +24,7 @@ from genius_lite.results.rounds import Stats
 from genius_lite.sampler.cache import Slot, SlotCache
 from genius_lite.sampler.device import DeviceError, OnDevice
 from genius_lite.sampler.llama import BATCH, Batch, EngineError, load
-from genius_lite.sampler.messages import (
-    Drawn,
-    EngineSettings,
-    Extend,
-    Extended,
-    Release,
-    Reply,
-    Score,
-    Scored,
-)
+from genius_lite.sampler.messages import Drawn, EngineSettings, Extend, Extended, Release, Reply, Score, Scored
 from genius_lite.sampler.sampling import Draw, LogitsError, OnHost, RowRequest, uniform
 from genius_lite.sampler.tree import PartialCompletion
 

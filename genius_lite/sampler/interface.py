@@ -9,10 +9,13 @@ from typing import Any, Protocol, TypeVar
 
 from genius_lite.results.rounds import Stats
 from genius_lite.sampler.messages import Until
-from genius_lite.sampler.process import SamplerError
 from genius_lite.sampler.tree import Node
 
 T = TypeVar("T")
+
+
+class SamplerError(RuntimeError):
+    """The sampler's process could not start, or ended or fell silent while it was needed."""
 
 
 class QueryFailedError(SamplerError):

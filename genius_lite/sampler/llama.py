@@ -76,13 +76,10 @@ def load(
         params.flash_attn_type = int(settings.flash_attention)
     params.type_k = params.type_v = getattr(llama_cpp, f"GGML_TYPE_{settings.kv_type}")
     ctx = llama_cpp.llama_init_from_model(model, params)
-    if not ctx:
-        # For some heads, or on some devices, there is no cache of such a type; llama.cpp's log says which it is.
-        plain = settings.kv_type in ("F32", "F16", "BF16")
-        other = "" if plain else f", or write another sampler.kv_type than {settings.kv_type}"
+    if not ctx:  # for want of memory, or as some heads or devices have no cache of such a type: its log says which
         raise EngineError(
             f"llama.cpp cannot hold {settings.slots} + {settings.parked} branches of {settings.context} tokens; "
-            f"lower sampler.slots{other}"
+            f"lower sampler.slots, or write another sampler.kv_type than {settings.kv_type}"
         )
     if settings.lora:
         _apply(model, ctx, settings.lora)

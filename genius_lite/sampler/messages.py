@@ -63,10 +63,9 @@ class EngineSettings(msgspec.Struct, frozen=True):
 
     def with_slots(self, slots: int) -> EngineSettings:
         """Decode so many branches together, each with the same `room`: by that llama.cpp chooses LongRoPE's table."""
-        if not self.kv_unified:
-            return msgspec.structs.replace(self, slots=slots, parked=0)
-        both = self.slots + self.parked
-        return msgspec.structs.replace(self, slots=min(slots, both), parked=max(0, both - slots))
+        both = self.slots + self.parked if self.kv_unified else slots
+        few = min(slots, both)
+        return msgspec.structs.replace(self, slots=few, parked=both - few)
 
     @property
     def room(self) -> int:

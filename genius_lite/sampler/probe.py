@@ -20,6 +20,7 @@ import psutil
 from genius_lite.data.sandbox import limit_this_process
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.hardware.system import cores
+from genius_lite.text import brief
 
 REFUSED = 3
 """Exit status for a file that llama.cpp cannot load; the reason is one line on standard output."""
@@ -143,7 +144,7 @@ def _reason(what: str, words: list[str]) -> str:
     """Give the reason in one line: llama.cpp's own words if it said why."""
     said = (_PREFIX.sub("", word.strip()) for word in words)
     found = next((line for line in said if line and not line.startswith("failed to load model")), what)
-    return "".join(c if c.isprintable() else "?" for c in found)[:_LONGEST]
+    return brief(found, _LONGEST)
 
 
 if __name__ == "__main__":

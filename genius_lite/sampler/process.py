@@ -12,6 +12,7 @@ from pathlib import Path
 from genius_lite.data.sandbox import environment, fate, helper
 from genius_lite.errors import UserError
 from genius_lite.hardware.system import SHORT_SPIN
+from genius_lite.sampler.interface import SamplerError
 from genius_lite.sampler.messages import (
     HEADER,
     NOT_FINITE,
@@ -29,15 +30,6 @@ from genius_lite.sampler.messages import (
 _BEAT = 1.0  # seconds; the worker shows a sign of life at least so often between two decodes
 _DYING = 10.0  # seconds for a process that was killed to be gone
 _LARGEST_LOG = 4_000_000  # bytes; then it becomes NAME.1, in place of an older one
-
-
-def silence(patience: float) -> str:
-    """Say why a worker is replaced that owed a sign of life for so many seconds."""
-    return f"showed no sign of life for {patience:.0f} s"
-
-
-class SamplerError(RuntimeError):
-    """The sampler's process could not start, or ended while it was needed."""
 
 
 class Worker:
@@ -70,16 +62,12 @@ class Worker:
             worker.send(Open(str(model), settings))
             while isinstance(reply := await worker.reply_within(settings.watchdog), Alive):
                 pass
-            if reply is None:
-                raise SamplerError(f"the sampler's process {silence(settings.watchdog)} while it loaded; see {log}")
             if isinstance(reply, Failed):
                 raise UserError(f"{reply.reason} (llama.cpp's own words are in {log})")
-        except asyncio.IncompleteReadError:
-            reason = await worker.exit_reason()
-            await worker.stop()  # one that closed its output need not have ended
-            raise SamplerError(f"the sampler's process {reason}; see {log}") from None
-        except BaseException:
+        except BaseException as e:
             await worker.stop()
+            if isinstance(e, SamplerError):
+                raise SamplerError(f"{e} while it loaded; see {log}") from None
             raise
         return worker
 
@@ -94,13 +82,13 @@ class Worker:
         header = await self.process.stdout.readexactly(HEADER)
         return decode_reply(await self.process.stdout.readexactly(body_length(header)))
 
-    async def reply_within(self, patience: float, owes: Callable[[], bool] = lambda: True) -> Reply | None:
-        """Wait for the next reply; None if there was none for `patience` seconds in which the worker owed one.
+    async def reply_within(self, patience: float, owes: Callable[[], bool] = lambda: True) -> Reply:
+        """Wait for the next reply.
 
         Beats are counted, not the clock read: if this process was suspended, the worker is not to blame.
 
         Raises:
-            asyncio.IncompleteReadError: the process has ended.
+            SamplerError: the process has ended, or said nothing for `patience` seconds in which it owed a reply.
         """
         reading, silent = asyncio.ensure_future(self._read()), 0.0
         try:
@@ -109,12 +97,13 @@ class Worker:
                 if done:
                     return reading.result()
                 silent += _BEAT if owes() else 0.0
-            return None
+            raise SamplerError(f"the sampler's process showed no sign of life for {patience:.0f} s")
+        except asyncio.IncompleteReadError:
+            raise SamplerError(f"the sampler's process {await self._exit_reason()}") from None
         finally:
             reading.cancel()
 
-    async def exit_reason(self) -> str:
-        """Say how the process ended, once it has."""
+    async def _exit_reason(self) -> str:
         try:
             status = await asyncio.wait_for(self.process.wait(), _DYING)
         except TimeoutError:

@@ -42,22 +42,18 @@ class _Branch(PartialCompletion):
     finish: Finish | None = None
 
 
+@dataclass(eq=False)
 class ServerSampler:
     """A `Sampler` that asks a server. Made by `open_server_sampler`, whose arguments these are."""
 
-    def __init__(
-        self,
-        completions: Completions,
-        vocabulary: Vocabulary,
-        sampling: Sampling,
-        cfg: Server,
-        probe: list[int],
-        pace: float,
-    ):
-        self.completions, self.sampling, self.cfg = completions, sampling, cfg
-        self._vocabulary = vocabulary
-        self._probe, self._pace, self._jitter = probe, pace, random.Random()
-        self._gate = asyncio.Semaphore(cfg.in_flight)
+    completions: Completions
+    vocabulary: Vocabulary
+    sampling: Sampling
+    cfg: Server
+    probe: list[int]
+
+    def __post_init__(self) -> None:
+        self._gate = asyncio.Semaphore(self.cfg.in_flight)
         self._tasks: set[asyncio.Future[Node]] = set()
 
     def extend(self, node: Node, n: int, *, until: Until, limit: int) -> list[asyncio.Future[Node]]:
@@ -89,19 +85,22 @@ class ServerSampler:
             except Failure as failure:
                 if tries == self.cfg.retries:
                     raise
-                wait = 2**tries * self._jitter.uniform(0.5, 1.5)
-                await asyncio.sleep(self._pace * min(max(wait, failure.wait), _LONGEST_WAIT))
+                wait = 2**tries * random.uniform(0.5, 1.5)
+                await asyncio.sleep(min(max(wait, failure.wait), _LONGEST_WAIT))
                 tries += 1
 
     async def choose_model(self) -> None:
         """Ask for the recipe's model from now on, or for the first that the server lists.
 
         Raises:
-            Failure: as `Completions.models`.
-            UserError: as it; or there is no such model, or its vocabulary has another size.
+            UserError: the server cannot be reached, or refuses; or there is no such model, or its vocabulary has
+                another size.
         """
-        listed = await self.retried(self.completions.models)
-        wanted, url, size = self.cfg.model, self.completions.url, self._vocabulary.size
+        wanted, url, size = self.cfg.model, self.completions.url, self.vocabulary.size
+        try:
+            listed = await self.retried(self.completions.models)
+        except Failure as failure:
+            raise UserError(f"the server at {url} {failure}; is it running?") from None
         found = next((model for model in listed if wanted in (None, model.id)), None)
         if not found:
             named = ", ".join(brief(model.id) for model in listed[:5]) or "none"
@@ -132,7 +131,7 @@ class ServerSampler:
         except Failure as failure:
             tries = f"{self.cfg.retries + 1} times" if self.cfg.retries else "at the first try"
             try:
-                await self._attempt(_Branch("end", 1, path=self._probe, seed=0))
+                await self._attempt(_Branch("end", 1, path=self.probe, seed=0))
             except Failure:
                 raise UserError(
                     f"the server at {self.completions.url} {failure}, {tries}; when it does its work, the same command "
@@ -142,7 +141,7 @@ class ServerSampler:
 
     async def _attempt(self, branch: _Branch) -> Completion:
         def take(sampled: SampledToken) -> bool:
-            branch.finish = branch.append(sampled.id, min(sampled.logprob, 0.0), self._vocabulary)
+            branch.finish = branch.append(sampled.id, min(sampled.logprob, 0.0), self.vocabulary)
             return branch.finish is not None
 
         while branch.finish is None:
@@ -167,7 +166,7 @@ class ServerSampler:
     @cached_property
     def _hidden_tokens(self) -> tuple[np.ndarray, int]:
         """Which of the V tokens a server may hide, shape (V,), and one that it shows; a large V takes 0.1 s."""
-        pieces, ends = self._vocabulary.pieces, self._vocabulary.ends
+        pieces, ends = self.vocabulary.pieces, self.vocabulary.ends
         hidden_V = np.array([_is_unfinished(piece) for piece in pieces])
         return hidden_V, next(i for i, piece in enumerate(pieces) if piece.isalpha() and not ends[i])
 
@@ -198,24 +197,20 @@ def _length(byte: int) -> int:
 
 @asynccontextmanager
 async def open_server_sampler(
-    cfg: Server, vocabulary: Vocabulary, sampling: Sampling, probe: list[int], *, pace: float = 1.0
+    cfg: Server, vocabulary: Vocabulary, sampling: Sampling, probe: list[int]
 ) -> AsyncIterator[ServerSampler]:
     """Open the recipe's server as a sampler; hangs up on everything at the end of the block.
 
     Args:
         vocabulary: of the model that the server should hold.
         probe: a prompt; that the server goes on with it shows that it is well.
-        pace: multiplies every wait between two tries.
 
     Raises:
         UserError: the server cannot be reached, refuses the key, or has no such model.
     """
     async with connect(cfg.url, vocabulary.size, cfg.timeout) as completions:
-        sampler = ServerSampler(completions, vocabulary, sampling, cfg, probe, pace)
-        try:
-            await sampler.choose_model()
-        except Failure as failure:
-            raise UserError(f"the server at {completions.url} {failure}; is it running?") from None
+        sampler = ServerSampler(completions, vocabulary, sampling, cfg, probe)
+        await sampler.choose_model()
         try:
             yield sampler
         finally:

@@ -21,6 +21,7 @@ import asyncio
 import json
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -29,7 +30,7 @@ import psutil
 
 from genius_lite.data.queries import select
 from genius_lite.data.vocabulary import Vocabulary
-from genius_lite.foresight.pairs import preference_pairs
+from genius_lite.foresight.pairs import draw_pairs
 from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.hardware.system import cores
 from genius_lite.machine.bench import decode_speed
@@ -101,7 +102,7 @@ async def search(a: argparse.Namespace, queries: list[Query], draw: Draw = "host
         "seconds_per_query": seconds / len(queries),
         "steps": len(steps),
         "skipped_steps": sum(not step.foreseen for step in steps),
-        "pairs": len(preference_pairs(rollouts, Pairs(), cfg.tau, (0, 1), lambda response: None)[0]),
+        "pairs": len([*draw_pairs(rollouts, Pairs(), cfg.tau, (0, 1), lambda response: None, Counter())]),
     }
 
 

@@ -249,12 +249,12 @@ def test_a_node_measures_its_settings_within_its_own_loop(recipe, tiny_llama, tm
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(actor, "_cached", lambda name: tiny_llama)
     cfg = Sampler(slots="auto", threads=1, gpu_layers=0)
-    settings = actor.HostSettings("0" * 64, "", cfg, recipe.foresight, 256, (0, 1), 2)
+    settings = actor.HostSettings("0" * 64, "", cfg, recipe.foresight, 256, (0, 1))
 
     async def opened() -> int:
         host = actor.HostActor()
         async with host._open:
-            return await host.open(settings)
+            return await host.open(settings, 2)
 
     monkeypatch.setattr(actor, "forget_secrets", lambda: None)
     assert asyncio.run(opened()) > 0

@@ -8,7 +8,7 @@ import pytest
 from genius_lite.cluster.work_queue import WorkQueue
 from genius_lite.errors import Stop
 from genius_lite.records import Query
-from genius_lite.sampler.process import SamplerError
+from genius_lite.sampler.interface import SamplerError
 from tests.support.hosts import FakeHost
 
 QUERIES = [Query(f"q{n}", f"question {n}", [n]) for n in range(40)]

@@ -5,10 +5,9 @@ import random
 import pytest
 
 from genius_lite.foresight.filters import FILTERS, Answer, Vote, loops, refusal
-from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.recipe import Pairs
 from genius_lite.records import Candidate, Completion, Finish, PreferencePair, Query, Rollout, Step
-from tests.support.rollouts import last_digit
+from tests.support.rollouts import last_digit, preference_pairs
 
 NONE = {"gap": 0, "looping": 0, "truncated": 0, "length": 0, "agreement": 0}
 PLAIN = [50, 3, 71, 8, 24, 66, 91, 17]

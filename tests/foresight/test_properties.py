@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from genius_lite.errors import NonFiniteError
 from genius_lite.foresight.filters import Vote, refusal
-from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.resample import draw_without_replacement, foresight_distribution, take_highest
 from genius_lite.recipe import Pairs
 from genius_lite.records import PreferencePair, Rollout
-from tests.support.rollouts import last_digit, rollouts
+from tests.support.rollouts import last_digit, preference_pairs, rollouts
 
 values = st.lists(st.floats(-20, 0), min_size=1, max_size=6)
 taus = st.floats(0.05, 5)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from genius_lite.errors import NonFiniteError
-from genius_lite.foresight.pairs import preference_pairs
 from genius_lite.foresight.search import foresee
 from genius_lite.recipe import Foresight, Pairs
 from genius_lite.records import Completion, Finish, Query, Rollout
+from tests.support.rollouts import preference_pairs
 from tests.support.scripted_sampler import ScriptedSampler
 
 QUERY = Query("q", "question", [100, 101])

@@ -24,8 +24,9 @@ from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import Extend, Sampling, Score, Scored
 from genius_lite.weights import gguf_file
 from tests.conftest import SMOLLM2
+from tests.support.adapters import torch_scores
 from tests.support.drawing import SAMPLINGS, both, mixed
-from tests.support.engine import PROMPT, drain, extend, settings, torch_logprobs
+from tests.support.engine import PROMPT, drain, extend, settings
 from tests.support.models import ANY_PAIRS, VOCABULARY
 from tests.support.training import train_tiny
 
@@ -46,7 +47,7 @@ def test_logprobs_are_the_models(tiny, unified, flash):
     for other in range(3):
         engine.submit(Extend(50 + other, [*PROMPT, other], [other, 7], "end", 9, Sampling(0.9)))
     for completion in extend(engine, PROMPT, list(range(6)), limit=20):
-        expected = torch_logprobs(tiny.model, PROMPT, completion.tokens)
+        expected = torch_scores(tiny.model, PROMPT, completion.tokens)
         assert np.abs(np.array(completion.logprobs) - expected).max() < 0.05  # F16 products, summed in F16
         engine.submit(Score(9, PROMPT, completion.tokens))
         (scored,) = (r for r in drain(engine) if isinstance(r, Scored))

@@ -6,7 +6,8 @@ import torch
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.llama import EngineError
 from genius_lite.sampler.messages import Extend, Extended, Release, Sampling, Score, Scored
-from tests.support.engine import NORMAL, PROMPT, drain, extend, settings, torch_logprobs
+from tests.support.adapters import torch_scores
+from tests.support.engine import NORMAL, PROMPT, drain, extend, settings
 
 GREEDY = Sampling(1e-4)
 
@@ -14,7 +15,7 @@ GREEDY = Sampling(1e-4)
 def test_logprobs_are_the_models(tiny):
     engine = Engine(str(tiny.gguf), settings())
     for completion in extend(engine, PROMPT, [1, 2, 3], limit=20):
-        expected = torch_logprobs(tiny.model, PROMPT, completion.tokens)
+        expected = torch_scores(tiny.model, PROMPT, completion.tokens)
         assert completion.logprobs == pytest.approx(expected, abs=0.02)
         engine.submit(Score(9, PROMPT, completion.tokens))
         (scored,) = (r for r in drain(engine) if isinstance(r, Scored))
@@ -153,7 +154,7 @@ def test_a_recurrent_model_forks_where_its_state_is(tiny_mamba):
     """Its state cannot go back: right log-probabilities, and the same draws whatever was cached, parked or lost."""
     alone = [extend(Engine(str(tiny_mamba.gguf), settings(slots=1)), PROMPT, [seed])[0] for seed in range(6)]
     for completion in alone:
-        expected = torch_logprobs(tiny_mamba.model, PROMPT, completion.tokens)
+        expected = torch_scores(tiny_mamba.model, PROMPT, completion.tokens)
         assert completion.logprobs == pytest.approx(expected, abs=0.02)
     for slots, parked in ((2, 0), (3, 2), (8, 8)):
         engine = Engine(str(tiny_mamba.gguf), settings(slots=slots, parked=parked))

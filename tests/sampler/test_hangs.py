@@ -15,8 +15,8 @@ from genius_lite.evaluate.measure import EvalModel
 from genius_lite.records import PreferencePair
 from genius_lite.results.rounds import Stats
 from genius_lite.sampler.client import QueryFailedError, open_sampler
+from genius_lite.sampler.interface import SamplerError
 from genius_lite.sampler.messages import EngineSettings, Sampling
-from genius_lite.sampler.process import SamplerError
 from genius_lite.sampler.tree import Node
 from genius_lite.weights.retained import gaps
 from tests.support.stopped import stop

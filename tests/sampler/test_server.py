@@ -23,6 +23,7 @@ from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.recipe import Server
 from genius_lite.records import Completion
+from genius_lite.sampler import server
 from genius_lite.sampler.client import QueryFailedError, open_sampler
 from genius_lite.sampler.messages import EngineSettings, Sampling
 from genius_lite.sampler.server import open_server_sampler
@@ -40,12 +41,17 @@ def _tokens(text: str) -> list[Item]:
     return [(byte, -0.25) for byte in text.encode()]
 
 
+@pytest.fixture(autouse=True)
+def _waits_little(monkeypatch):
+    monkeypatch.setattr(server, "_LONGEST_WAIT", 0.001)
+
+
 @asynccontextmanager
-async def _sampler(fake: FakeServer, gguf: Path, *, pace: float = 0.001, **settings):
+async def _sampler(fake: FakeServer, gguf: Path, **settings):
     async with fake.listening():
         cfg = Server(url=fake.url, **settings)
         with Vocabulary.open(gguf) as vocabulary:
-            async with open_server_sampler(cfg, vocabulary, SAMPLING, [1, 2, 3], pace=pace) as sampler:
+            async with open_server_sampler(cfg, vocabulary, SAMPLING, [1, 2, 3]) as sampler:
                 yield sampler
 
 
@@ -175,10 +181,11 @@ def test_waits_double(tiny_llama, monkeypatch):
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr("genius_lite.sampler.server.asyncio.sleep", sleep, raising=True)
+    monkeypatch.setattr(server, "_LONGEST_WAIT", 60.0)
+    monkeypatch.setattr(server.asyncio, "sleep", sleep)
     answers = [Status(500, "x")] * 3 + [Status(429, "x", {"retry-after": "20"}), Status(500, "x")]
     fake = FakeServer(lambda body, number: answers[number] if number < 5 else _tokens("ok\n"))
-    _sample(fake, tiny_llama, pace=1.0)
+    _sample(fake, tiny_llama)
     waits = [wait for wait in waits if wait > 0.1]
     assert [low <= wait <= 3 * low for low, wait in zip([0.5, 1, 2, 20, 8], waits, strict=True)] == [True] * 5
 
@@ -232,14 +239,21 @@ def test_another_vocabulary_is_refused(tiny_llama):
         _sample(fake, tiny_llama)
 
 
-def test_no_server_is_one_line(tiny_llama):
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://127.0.0.1:1", r"http://127.0.0.1:1 cannot be reached .*; is it running\?"),
+        # httpx2 calls it neither an error of HTTP nor one of values.
+        ("http://xn--\N{LATIN SMALL LETTER E WITH ACUTE}", r"cannot be reached \(Invalid IDNA hostname"),
+    ],
+)
+def test_a_server_that_is_not_there_is_one_line(tiny_llama, url, said):
     async def scenario():
         with Vocabulary.open(tiny_llama) as vocabulary:
-            cfg = Server(url="http://127.0.0.1:1", retries=1)
-            async with open_server_sampler(cfg, vocabulary, SAMPLING, [1], pace=0.001):
-                pass
+            async with open_server_sampler(Server(url=url, retries=1), vocabulary, SAMPLING, [65]):
+                pytest.fail("there is no such server")
 
-    with pytest.raises(UserError, match=r"http://127.0.0.1:1 cannot be reached .*; is it running\?"):
+    with pytest.raises(UserError, match=said):
         asyncio.run(scenario())
 
 
@@ -329,19 +343,6 @@ def test_a_key_on_an_open_way_is_told(held_by):
 def test_an_address_that_is_none_is_refused_with_the_recipe(url):
     with pytest.raises(ValidationError, match="no address such as"):
         Server(url=url)
-
-
-def test_a_name_that_no_server_can_have_is_one_line(tiny_llama):
-    """httpx2 calls it neither an error of HTTP nor one of values."""
-
-    async def scenario():
-        with Vocabulary.open(tiny_llama) as vocabulary:
-            cfg = Server(url="http://xn--\N{LATIN SMALL LETTER E WITH ACUTE}", retries=0)
-            async with open_server_sampler(cfg, vocabulary, Sampling(1.0), [65]):
-                pytest.fail("there is no such server")
-
-    with pytest.raises(UserError, match=r"cannot be reached \(Invalid IDNA hostname"):
-        asyncio.run(scenario())
 
 
 def test_no_proxy_is_asked(tiny_llama, held_by, monkeypatch):

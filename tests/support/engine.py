@@ -1,9 +1,6 @@
-"""An engine driven by hand, and what torch says of the same tokens."""
+"""An engine driven by hand."""
 
 from __future__ import annotations
-
-import numpy as np
-import torch
 
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Extend, Extended, Sampling
@@ -26,12 +23,6 @@ def extend(engine: Engine, path: list[int], seeds: list[int], *, until="end", li
     engine.submit(Extend(id, path, seeds, until, limit, sampling))
     found = [r for r in drain(engine) if isinstance(r, Extended) and r.id == id]
     return [r.completion for r in sorted(found, key=lambda r: r.index)]
-
-
-def torch_logprobs(model, prompt: list[int], response: list[int]) -> np.ndarray:
-    with torch.no_grad():
-        logits = model(torch.tensor([prompt + response])).logits[0].double().log_softmax(-1)
-    return logits[range(len(prompt) - 1, len(prompt) + len(response) - 1), response].numpy()
 
 
 PROMPT = [257, 72, 101, 108, 108, 111, 10, 258]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from genius_lite.cluster.work_queue import Host, HostLostError
 from genius_lite.records import Candidate, Completion, Query, Rollout, Step
-from genius_lite.sampler.client import QueryFailedError
+from genius_lite.sampler.interface import QueryFailedError
 
 
 def rollout_of(query: Query) -> Rollout:

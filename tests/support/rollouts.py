@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from genius_lite.records import Candidate, Completion, Query, Rollout, Step
+from genius_lite.foresight.filters import Answer
+from genius_lite.foresight.pairs import draw_pairs
+from genius_lite.recipe import Pairs
+from genius_lite.records import Candidate, Completion, PreferencePair, Query, Rollout, Step
+
+
+def preference_pairs(
+    rollouts: Iterable[Rollout], cfg: Pairs, tau: float, key: tuple[int | str, ...], answer: Answer
+) -> tuple[list[PreferencePair], dict[str, int]]:
+    """The pairs, and what each filter left without one."""
+    left_out = Counter[str]()
+    return [*draw_pairs(rollouts, cfg, tau, key, answer, left_out)], dict(left_out)
 
 
 def last_digit(tokens: list[int]) -> str | None:
