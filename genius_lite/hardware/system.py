@@ -77,11 +77,10 @@ def processor_share(mount: Path = _MOUNT, process: Path = _PROCESS) -> float | N
     """
     shares = []
     for group in _groups("cpu", mount, process):
-        quota, period = (_numbers(group / "cpu.max") or [None, None])[:2]
-        if period is None:
-            quota, period = (next(iter(_numbers(group / f"cpu.cfs_{name}_us")), None) for name in ("quota", "period"))
-        if quota is not None and period and quota > 0:
-            shares.append(quota / period)
+        limit = _numbers(group / "cpu.max")  # of version 2; version 1 has two files
+        match limit or _numbers(group / "cpu.cfs_quota_us") + _numbers(group / "cpu.cfs_period_us"):
+            case [int(quota), int(period)] if quota > 0 and period > 0:
+                shares.append(quota / period)
     return min(shares, default=None)
 
 
@@ -98,10 +97,8 @@ def _left(group: Path) -> int | None:
     ):
         allowed, taken = _numbers(group / limit), _numbers(group / used)
         if allowed and taken and allowed[0] is not None and allowed[0] < _UNLIMITED:
-            lines = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
-            # Files that were only read can be forgotten.
-            forgotten = next((int(value) for name, value in lines if name == caches), 0)
-            return allowed[0] - (taken[0] or 0) + forgotten
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            return allowed[0] - (taken[0] or 0) + int(stat.get(caches, 0))  # files only read can be forgotten
     return None
 
 

@@ -35,7 +35,7 @@ def round_once(policy: Any) -> None:
 
 
 def _adapted(layer: Any, plain: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Compute `x @ W.T + scale * (x @ A.T) @ B.T + bias`, x of any shape with the width last."""
+    """Compute what a layer gives of x, of any shape with the width last."""
     parts = adapter_of(layer)
     if parts is None:
         return plain(x)
@@ -59,11 +59,7 @@ def in_computing_type(x: torch.Tensor) -> torch.Tensor:
 
 
 class _Adapted(torch.autograd.Function):
-    """`x @ W.T + scale * (x @ A.T) @ B.T + bias`, the first product summed up in fp32 onto the second; then the bias.
-
-    W is frozen, and dequantized for each product. In one piece it takes fewer walks through memory, and autograd keeps
-    nothing but x and `x @ A.T`.
-    """
+    """The adapted product of x, see `adapted_product`; autograd keeps nothing but x and `x @ A.T`."""
 
     @staticmethod
     def forward(
@@ -76,16 +72,16 @@ class _Adapted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x_TD, low_TR, a_RD, b_OR = ctx.saved_tensors
-        parts = (low_TR, a_RD, b_OR, ctx.base, ctx.scale)
-        found = adapted_gradients(gradients[0], x_TD, *parts, wanted=ctx.needs_input_grad[0])
-        return *found, None, None
+        wanted = ctx.needs_input_grad[0]
+        return *adapted_gradients(gradients[0], *ctx.saved_tensors, ctx.base, ctx.scale, wanted), None, None
 
 
 def adapted_product(
     x_TD: torch.Tensor, a_RD: torch.Tensor, b_OR: torch.Tensor, base: Any, scale: float
 ) -> tuple[torch.Tensor, ...]:
-    """Compute `x @ W.T + scale * (x @ A.T) @ B.T + bias`.
+    """Compute `x @ W.T + scale * (x @ A.T) @ B.T + bias`, the first product summed up in fp32 onto the second.
+
+    W is frozen, and dequantized for each product. In one piece this takes fewer walks through memory.
 
     Returns:
         It, and what its gradients need beside x: `x @ A.T`, and A and `scale * B` in the type of x.
