@@ -77,10 +77,11 @@ def processor_share(mount: Path = _MOUNT, process: Path = _PROCESS) -> float | N
     """
     shares = []
     for group in _groups("cpu", mount, process):
-        limit = _numbers(group / "cpu.max")  # of version 2; version 1 has two files
-        match limit or _numbers(group / "cpu.cfs_quota_us") + _numbers(group / "cpu.cfs_period_us"):
-            case [int(quota), int(period)] if quota > 0 and period > 0:
-                shares.append(quota / period)
+        quota, period = (_numbers(group / "cpu.max") or [None, None])[:2]
+        if period is None:
+            quota, period = (next(iter(_numbers(group / f"cpu.cfs_{name}_us")), None) for name in ("quota", "period"))
+        if quota is not None and period and quota > 0:
+            shares.append(quota / period)
     return min(shares, default=None)
 
 
@@ -188,14 +189,14 @@ def with_stack(size: int, work: Callable[[], T]) -> T:
     Raises:
         UserError: Windows gives no thread as many.
     """
-    found = list[T]()
+    from concurrent.futures import ThreadPoolExecutor
+
     if sys.platform == "win32" and size > _WINDOWS_STACK:
         raise UserError(f"a text that takes a stack of {size / 1e6:.0f} MB is too long for Windows; leave it out")
     before = threading.stack_size(-(-size // _STACK_UNIT) * _STACK_UNIT)
-    try:
-        thread = threading.Thread(target=lambda: found.append(work()))
-        thread.start()
-    finally:
-        threading.stack_size(before)
-    thread.join()
-    return found[0]
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            future = pool.submit(work)
+        finally:
+            threading.stack_size(before)
+        return future.result()

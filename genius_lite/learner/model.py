@@ -86,7 +86,7 @@ def load_base(
         # torch 2.11 to 2.13 prefer it on Hopper and newer, and with a mask of 128 n + 64 tokens its backward pass gives
         # NaN where a head's scores are all far below zero, as some of Qwen2.5's are (pytorch issue 196678).
         torch.backends.cuda.enable_cudnn_sdp(False)
-    in_bf16 = precision == "bf16" or (precision == "nf4" and compute_in_bf16(device))
+    in_bf16 = compute_in_bf16(device) if precision == "nf4" else precision == "bf16"
     loaded = compute = torch.bfloat16 if in_bf16 else torch.float32
     quantization = None
     if precision == "nf4":

@@ -72,8 +72,10 @@ class _Adapted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[0]
-        return *adapted_gradients(gradients[0], *ctx.saved_tensors, ctx.base, ctx.scale, wanted), None, None
+        x_TD, low_TR, a_RD, b_OR = ctx.saved_tensors
+        parts = (low_TR, a_RD, b_OR, ctx.base, ctx.scale)
+        found = adapted_gradients(gradients[0], x_TD, *parts, wanted=ctx.needs_input_grad[0])
+        return *found, None, None
 
 
 def adapted_product(
@@ -140,7 +142,7 @@ def widened(base: Any) -> Iterator[None]:
 
     quantized = [(m, m.compute_dtype) for m in base.modules() if isinstance(m, Linear4bit)]
     hooks = []
-    for unit in _units(base.get_decoder(), set(base._no_split_modules or ())):
+    for unit in _units(base.get_decoder(), base._no_split_modules):
         # Rows are looked up: nothing is lost before they are widened.
         if isinstance(unit, nn.Embedding | Int8Embedding):
             hooks.append(unit.register_forward_hook(lambda module, inputs, rows: rows.float()))
