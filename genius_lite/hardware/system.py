@@ -98,10 +98,8 @@ def _left(group: Path) -> int | None:
     ):
         allowed, taken = _numbers(group / limit), _numbers(group / used)
         if allowed and taken and allowed[0] is not None and allowed[0] < _UNLIMITED:
-            lines = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
-            # Files that were only read can be forgotten.
-            forgotten = next((int(value) for name, value in lines if name == caches), 0)
-            return allowed[0] - (taken[0] or 0) + forgotten
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            return allowed[0] - (taken[0] or 0) + int(stat.get(caches, 0))  # files only read can be forgotten
     return None
 
 
@@ -191,14 +189,14 @@ def with_stack(size: int, work: Callable[[], T]) -> T:
     Raises:
         UserError: Windows gives no thread as many.
     """
-    found = list[T]()
+    from concurrent.futures import ThreadPoolExecutor
+
     if sys.platform == "win32" and size > _WINDOWS_STACK:
         raise UserError(f"a text that takes a stack of {size / 1e6:.0f} MB is too long for Windows; leave it out")
     before = threading.stack_size(-(-size // _STACK_UNIT) * _STACK_UNIT)
-    try:
-        thread = threading.Thread(target=lambda: found.append(work()))
-        thread.start()
-    finally:
-        threading.stack_size(before)
-    thread.join()
-    return found[0]
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            future = pool.submit(work)
+        finally:
+            threading.stack_size(before)
+        return future.result()

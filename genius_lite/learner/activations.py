@@ -11,30 +11,31 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from genius_lite.learner.footprint import layers_twice
 from genius_lite.learner.model import compute_dtype
 
-_USED = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token")
-_SHARED = ("shared_expert_intermediate_size", "shared_intermediate_size")  # one that every token goes through
-
 
 def inner_width(config: Any) -> int:
     """Count the hidden units of an MLP that a token goes through: of experts those that it is sent to.
 
     Gemma 3n's config has a number for each layer, of which the largest counts.
     """
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+
+    def first(*names: str) -> Any:
+        return next((value for name in names if (value := getattr(config, name, None))), 0)
+
+    inner = first("intermediate_size") or 4 * config.hidden_size
     inner = max(inner) if isinstance(inner, list | tuple) else inner
-    used = next((count for name in _USED if (count := getattr(config, name, None))), 0)
+    used = first("num_experts_per_tok", "num_experts_per_token", "experts_per_token")
     if not used:
         return inner
-    each = getattr(config, "moe_intermediate_size", None) or inner
-    shared = next((size for name in _SHARED if (size := getattr(config, name, None))), 0)
-    return used * each + (shared or (getattr(config, "n_shared_experts", None) or 0) * each)
+    each = first("moe_intermediate_size") or inner
+    # One expert, or some, that every token goes through.
+    shared = first("shared_expert_intermediate_size", "shared_intermediate_size") or first("n_shared_experts") * each
+    return used * each + shared
 
 
 class Activations:
-    """The activations of passes: of the last layers they are kept, as far as memory allows.
+    """The activations of passes: of the last layers they are kept, as far as memory allows; see `layers_twice`.
 
-    Those of all layers are computed `twice`, or of none; `auto`: of as many as do not fit into `free` bytes, with the
-    weights loaded already. `most` is of how many layers they are in the largest pass, of so many tokens.
+    `most` is of how many layers they are computed twice in the `largest` pass, of so many tokens.
     """
 
     def __init__(self, policy: Any, twice: bool | Literal["auto"], free: int, largest: int):
@@ -45,10 +46,9 @@ class Activations:
         widths = config.hidden_size, inner_width(config)
         self._twice_for = partial(layers_twice, twice, free, self.layers, *widths, in_bf16)
         self.most = self._twice_for(largest)
-        self._switches: list[Any] = []
         if self.most:
             base.activation_checkpointing_enable({"use_reentrant": False})
-            self._switches = [m for m in base.modules() if getattr(m, "gradient_checkpointing", False)]
+        self._switches: list[Any] = [m for m in base.modules() if getattr(m, "gradient_checkpointing", False)]
 
     def keep_for(self, tokens: int) -> None:
         """Have the next passes, of up to so many tokens, keep what fits into memory."""

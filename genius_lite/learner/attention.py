@@ -33,8 +33,16 @@ class Block:
     mask_TN: torch.Tensor
 
 
-def mark(mask_11TT: torch.Tensor, trees: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """Add to an additive mask, on a CPU, the blocks that its trees are made of, each given by its begin and end."""
+def tree_mask(end_1T: torch.Tensor, trees: Sequence[tuple[int, int]], dtype: torch.dtype) -> torch.Tensor:
+    """Make the additive mask (1, 1, T, T) of a row of trees, each given by its begin and end; see `Inputs`.
+
+    It is 0 where a token (row) sees another (column), and the dtype's minimum elsewhere. On a CPU the blocks that the
+    trees are made of go with it.
+    """
+    place_T = torch.arange(end_1T.shape[1], device=end_1T.device)
+    seen_1TT = (place_T <= place_T[:, None]) & (place_T[:, None] < end_1T[:, None])
+    bias_1TT = torch.zeros(seen_1TT.shape, dtype=dtype, device=end_1T.device)
+    mask_11TT = bias_1TT.masked_fill(~seen_1TT, torch.finfo(dtype).min)[:, None]
     if mask_11TT.device.type == "cpu":
         blocks = mask_11TT.blocks = list[Block]()  # pyright: ignore[reportAttributeAccessIssue]
         for begin, end in trees:
@@ -59,9 +67,7 @@ def attend(
     """Attend as `sdpa` does, arguments and all; returns (1, T, heads, width of a value)."""
     blocks: list[Block] | None = getattr(attention_mask, "blocks", None)
     if blocks is None or dropout or any(options.get(name) is not None for name in ("position_bias", "softcap")):
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
-        )
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     result: Any = _InBlocks.apply(*(x[0].to(dtype) for x in (query, key, value)), blocks, scale)

@@ -56,7 +56,9 @@ def layers_twice(
         return layers if wanted else 0
     every, one_less = (kept_bytes(tokens, layers, width, inner, in_bf16, twice=twice) for twice in (0, 1))
     excess = every - ACTIVATION_SHARE * free / HELD
-    return 0 if excess <= 0 else min(layers, math.ceil(excess / (every - one_less))) if layers > 1 else layers
+    if excess <= 0:
+        return 0
+    return min(layers, math.ceil(excess / (every - one_less))) if layers > 1 else layers
 
 
 def kept_bytes(tokens: int, layers: int, width: int, inner: int, in_bf16: bool, *, twice: int = 0) -> int:

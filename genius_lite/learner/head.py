@@ -66,8 +66,7 @@ def matrix_of(layer: Any) -> Any:
 class Head:
     """The output layer of a model: `cap * tanh(scale * (hidden @ weight.T + bias) / cap)`, weights frozen.
 
-    `matrix` is the weight, see `matrix_of`; `scale` and `cap` are what some families put behind it: Granite and Cohere
-    scale, Gemma 2 caps.
+    `matrix` is the weight, see `matrix_of`; Granite and Cohere scale, Gemma 2 caps.
     """
 
     matrix: Any
@@ -94,8 +93,12 @@ class Head:
         return 1 - (logits / self.cap) ** 2 if self.cap else None
 
     def logits(self, hidden_SD: torch.Tensor, rows_CD: torch.Tensor, start: int) -> torch.Tensor:
-        """Return fp32 logits of a slice, (positions, slice)."""
-        logits_SC = _product(hidden_SD, rows_CD)
+        """Return fp32 logits of a slice, (positions, slice), whatever hidden states and rows are in."""
+        narrow = hidden_SD.dtype == rows_CD.dtype != torch.float32
+        if narrow and hidden_SD.is_cuda and torch.version.cuda:  # not on ROCm
+            logits_SC = torch.mm(hidden_SD, rows_CD.T, out_dtype=torch.float32)
+        else:
+            logits_SC = hidden_SD.float() @ rows_CD.float().T
         if self.bias is not None:
             logits_SC += self.bias[start : start + len(rows_CD)]
         logits_SC *= self.scale
@@ -126,14 +129,6 @@ def token_logps(head: Head, hidden_SD: torch.Tensor, tokens_S: torch.Tensor) -> 
     """Return the log-probability of each token at its position, nats, (S,); differentiable in `hidden_SD`."""
     wanted = hidden_SD.requires_grad and torch.is_grad_enabled()
     return _TokenLogps.apply(hidden_SD, tokens_S, head, wanted)  # pyright: ignore[reportReturnType]
-
-
-def _product(hidden_SD: torch.Tensor, rows_CD: torch.Tensor) -> torch.Tensor:
-    """Multiply `hidden @ rows.T` in fp32, whatever both are in; in slices, if they must be widened for it."""
-    narrow = hidden_SD.dtype == rows_CD.dtype != torch.float32
-    if narrow and hidden_SD.is_cuda and torch.version.cuda:  # not on ROCm
-        return torch.mm(hidden_SD, rows_CD.T, out_dtype=torch.float32)
-    return hidden_SD.float() @ rows_CD.float().T
 
 
 def _walk(

@@ -7,18 +7,15 @@ inner width, where `gate` and `up` tell the others. What is computed is the same
 from __future__ import annotations
 
 from functools import partial
-from types import FunctionType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import silu
-from transformers.activations import ACT2FN
+from transformers.activations import SiLUActivation
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from genius_lite.learner.rounding import adapted_gradients, adapted_product, adapter_of, in_computing_type
-
-_SILU = (nn.SiLU, type(ACT2FN["silu"]))
 
 
 def keep_less(base: Any) -> None:
@@ -29,17 +26,14 @@ def keep_less(base: Any) -> None:
     for module in base.get_decoder().modules():
         if _computes_as(module, LlamaRMSNorm):
             module.forward = partial(_normalize, module)
-        elif _computes_as(module, LlamaMLP) and isinstance(module.act_fn, _SILU):
+        elif _computes_as(module, LlamaMLP) and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
             module.forward = partial(_feed, module)
 
 
 def _computes_as(module: nn.Module, other: type[nn.Module]) -> bool:
     """Say whether a module's forward pass has the same code as another class's."""
-    one, two = type(module).forward, other.forward
-    if not (isinstance(one, FunctionType) and isinstance(two, FunctionType)):
-        return False
-    a, b = one.__code__, two.__code__
-    return (a.co_code, a.co_names, a.co_consts) == (b.co_code, b.co_names, b.co_consts)
+    ours, theirs = getattr(type(module).forward, "__code__", None), other.forward.__code__
+    return all(getattr(ours, part, None) == getattr(theirs, part) for part in ("co_code", "co_names", "co_consts"))
 
 
 def _normalize(norm: Any, x: torch.Tensor) -> torch.Tensor:
@@ -94,9 +88,7 @@ class _GatedProduct(torch.autograd.Function):
         with torch.enable_grad():
             active_TD = silu(gate_TD)
         x_TD = active_TD.detach() * up_TD
-        (gradient_TO,) = gradients
-        parts = (low_TR, a_RD, b_OR, ctx.base, ctx.scale)
-        to_x_TD, *to_adapter = adapted_gradients(gradient_TO, x_TD, *parts)
+        to_x_TD, *to_adapter = adapted_gradients(gradients[0], x_TD, low_TR, a_RD, b_OR, ctx.base, ctx.scale)
         assert to_x_TD is not None
         (to_gate_TD,) = torch.autograd.grad(active_TD, gate_TD, torch.mul(to_x_TD, up_TD, out=x_TD))
         return to_gate_TD, to_x_TD.mul_(active_TD.detach()), *to_adapter, None, None

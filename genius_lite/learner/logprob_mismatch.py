@@ -59,15 +59,15 @@ def check(nats: float, limit: float, precision: Precision) -> str | None:
     Raises:
         UserError: the disagreement is over the limit.
     """
-    finer = "set learner.precision: bf16, or " if precision == "nf4" else ""
-    if not nats <= limit:  # NaN is over it too
-        raise UserError(
-            f"the learner and the sampler disagree by {nats:.3f} nats a token, more than learner.parity_limit "
-            f"({limit:g}): {finer}sample from a larger quantization type, or with sampler.kv_type: F16; if neither "
-            "helps, this model is not imported correctly"
-        )
     if nats <= limit / 3:
         return None
-    return (
-        f"learner and sampler differ by {nats:.3f} nats a token; the run would stop at {limit:g}, learner.parity_limit"
+    if nats <= limit:
+        apart = f"learner and sampler differ by {nats:.3f} nats a token"
+        return f"{apart}; the run would stop at {limit:g}, learner.parity_limit"
+    # NaN comes here too.
+    finer = "set learner.precision: bf16, or " if precision == "nf4" else ""
+    raise UserError(
+        f"the learner and the sampler disagree by {nats:.3f} nats a token, more than learner.parity_limit "
+        f"({limit:g}): {finer}sample from a larger quantization type, or with sampler.kv_type: F16; if neither "
+        "helps, this model is not imported correctly"
     )

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
 from transformers import modeling_utils
 
 from genius_lite.hardware.device import Device, Precision, compute_in_bf16, keep_layout
 from genius_lite.hardware.system import cores
-from genius_lite.learner.attention import mark
+from genius_lite.learner.attention import tree_mask
 from genius_lite.learner.head import Head, Int8Embedding, matrix_of, require_known, token_logps
 from genius_lite.learner.layers import keep_less
 from genius_lite.learner.packing import Inputs, Response, rows, trees
@@ -87,7 +86,7 @@ def load_base(
         # torch 2.11 to 2.13 prefer it on Hopper and newer, and with a mask of 128 n + 64 tokens its backward pass gives
         # NaN where a head's scores are all far below zero, as some of Qwen2.5's are (pytorch issue 196678).
         torch.backends.cuda.enable_cudnn_sdp(False)
-    in_bf16 = precision == "bf16" or (precision == "nf4" and compute_in_bf16(device))
+    in_bf16 = compute_in_bf16(device) if precision == "nf4" else precision == "bf16"
     loaded = compute = torch.bfloat16 if in_bf16 else torch.float32
     quantization = None
     if precision == "nf4":
@@ -168,8 +167,7 @@ def _prepared(policy: Any) -> Any:
     """See that nothing is dropped by chance while it learns, and what it adds is not rounded away."""
     for module in policy.modules():
         for name, value in vars(module).items():
-            # Of attention it is a number that is passed on; a Dropout calls it p.
-            if isinstance(value, float) and ("dropout" in name or (name == "p" and isinstance(module, _DropoutNd))):
+            if isinstance(value, float) and "dropout" in name:  # of layers that `learn` leaves in training mode
                 setattr(module, name, 0.0)
     round_once(policy)
     keep_less(policy.get_base_model())
@@ -196,7 +194,7 @@ def logps_of(policy: Any, inputs: Inputs, in_fp32: bool = False) -> torch.Tensor
     device, dtype = base.device, torch.float32 if in_fp32 else compute_dtype(base)
     end_BT = torch.from_numpy(inputs.end_BT).to(device)
     # Of four axes it is taken as it is, of two as the marks of padding.
-    mask = mark(_additive(_seen(end_BT), dtype), inputs.trees) if inputs.trees else (end_BT > 0).long()
+    mask = tree_mask(end_BT, inputs.trees, dtype) if inputs.trees else (end_BT > 0).long()
     # The adapter's fp32 matrices are rounded for each pass, which is little beside casting what goes through them.
     with (
         widened(base) if in_fp32 else nullcontext(),
@@ -259,15 +257,3 @@ def _branches(stem: int) -> list[Response]:
 def compute_dtype(base: Any) -> torch.dtype:
     """Return what a transformers model computes in."""
     return matrix_of(base.get_input_embeddings()).dtype
-
-
-def _seen(end_BT: torch.Tensor) -> torch.Tensor:
-    """Say which token (row) sees which (column), bool (B, T, T): see `Inputs`."""
-    place_T = torch.arange(end_BT.shape[1], device=end_BT.device)
-    return (place_T <= place_T[:, None]) & (place_T[:, None] < end_BT[:, None])
-
-
-def _additive(mask_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return 0 where attention is allowed and the dtype's minimum elsewhere, shape (B, 1, T, T)."""
-    bias_BTT = torch.zeros(mask_BTT.shape, dtype=dtype, device=mask_BTT.device)
-    return bias_BTT.masked_fill(~mask_BTT, torch.finfo(dtype).min)[:, None]

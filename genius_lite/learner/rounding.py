@@ -35,7 +35,7 @@ def round_once(policy: Any) -> None:
 
 
 def _adapted(layer: Any, plain: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Compute `x @ W.T + scale * (x @ A.T) @ B.T + bias`, x of any shape with the width last."""
+    """Compute what a layer gives of x, of any shape with the width last."""
     parts = adapter_of(layer)
     if parts is None:
         return plain(x)
@@ -59,11 +59,7 @@ def in_computing_type(x: torch.Tensor) -> torch.Tensor:
 
 
 class _Adapted(torch.autograd.Function):
-    """`x @ W.T + scale * (x @ A.T) @ B.T + bias`, the first product summed up in fp32 onto the second; then the bias.
-
-    W is frozen, and dequantized for each product. In one piece it takes fewer walks through memory, and autograd keeps
-    nothing but x and `x @ A.T`.
-    """
+    """The adapted product of x, see `adapted_product`; autograd keeps nothing but x and `x @ A.T`."""
 
     @staticmethod
     def forward(
@@ -85,7 +81,9 @@ class _Adapted(torch.autograd.Function):
 def adapted_product(
     x_TD: torch.Tensor, a_RD: torch.Tensor, b_OR: torch.Tensor, base: Any, scale: float
 ) -> tuple[torch.Tensor, ...]:
-    """Compute `x @ W.T + scale * (x @ A.T) @ B.T + bias`.
+    """Compute `x @ W.T + scale * (x @ A.T) @ B.T + bias`, the first product summed up in fp32 onto the second.
+
+    W is frozen, and dequantized for each product. In one piece this takes fewer walks through memory.
 
     Returns:
         It, and what its gradients need beside x: `x @ A.T`, and A and `scale * B` in the type of x.
@@ -144,7 +142,7 @@ def widened(base: Any) -> Iterator[None]:
 
     quantized = [(m, m.compute_dtype) for m in base.modules() if isinstance(m, Linear4bit)]
     hooks = []
-    for unit in _units(base.get_decoder(), set(base._no_split_modules or ())):
+    for unit in _units(base.get_decoder(), base._no_split_modules):
         # Rows are looked up: nothing is lost before they are widened.
         if isinstance(unit, nn.Embedding | Int8Embedding):
             hooks.append(unit.register_forward_hook(lambda module, inputs, rows: rows.float()))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -35,6 +34,7 @@ from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair, seed_of
 from genius_lite.results.rounds import TrainReport
 from genius_lite.rundir.folder import IMPORTANCE, RunDir
+from genius_lite.rundir.lines import write_records
 
 PASSES_OF_AN_UPDATE = 2  # passes of each pair: forward and backward
 
@@ -118,14 +118,14 @@ def train_adapter(
 
     group.on_main(save)
     learned = margins(packer, job.pairs, reference if job.precision == "fp32" else None, job.key, advance)
-    epoch = curve[-len(epochs[-1]) :]
+    nats, epoch = list(learned.values()), curve[-len(epochs[-1]) :]
     return TrainReport(
         pairs=len(job.pairs),
         updates=len(batches),
         loss=sum(row["loss"] * row["pairs"] for row in epoch) / sum(row["pairs"] for row in epoch),
-        margin=float(np.mean(list(learned.values()))),
+        margin=float(np.mean(nats)),
         margin_error=clustered_error(learned),
-        accuracy=float(np.mean([nats > 0 for nats in learned.values()])),
+        accuracy=float(np.mean([margin > 0 for margin in nats])),
         scored_pairs=len(learned),
         scored_questions=len({question for question, _ in learned}),
         shared_tokens=1 - sum(sizes) / unshared_tokens(job.pairs),
@@ -156,8 +156,10 @@ def _mismatch(packer: Packer, job: Training) -> float | None:
     Raises:
         UserError: too far.
     """
-    found = logprob_mismatch(packer.policy, job.samples) if job.samples else None
-    if found is not None and packer.group.is_main:
+    if not job.samples:
+        return None
+    found = logprob_mismatch(packer.policy, job.samples)
+    if packer.group.is_main:
         limit = mismatch_limit(job.cfg, job.precision, job.own_weights and job.start is None)
         if word := check(found, limit, job.precision):
             packer.say(word)
@@ -233,8 +235,8 @@ class _Trainer:
         loss_P, margin_P = self.packer.compute(
             groups, lambda pack: self._accumulate(pack, reference, total), self.optimizer.zero_grad
         )
-        if not torch.isfinite(loss_P).all():
-            self._refuse(number, "the loss", [p for p, ok in zip(pairs, torch.isfinite(loss_P), strict=True) if not ok])
+        if bad := [pair for pair, loss in zip(pairs, loss_P.tolist(), strict=True) if not math.isfinite(loss)]:
+            self._refuse(number, "the loss", bad)
         self.group.sum_gradients(self.parameters)
         norm = float(clip_grad_norm_(self.parameters, self.job.cfg.max_grad_norm))
         if not math.isfinite(norm):
@@ -254,7 +256,7 @@ class _Trainer:
 
     def _refuse(self, number: int, what: str, pairs: list[PreferencePair]) -> None:
         path = self.job.work / "bad-batch.jsonl"
-        self.group.on_main(lambda: path.write_bytes(b"".join(msgspec.json.encode(pair) + b"\n" for pair in pairs)))
+        self.group.on_main(lambda: write_records(path, pairs))
         named = f"query {pairs[0].query_id}, step {pairs[0].step}"
         raise NonFiniteError(f"update {number}: {what} of {named} is not finite (saved in {path}); lower learner.lr")
 

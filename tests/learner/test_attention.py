@@ -10,8 +10,8 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from genius_lite.learner import attention
-from genius_lite.learner.attention import attend, mark
-from genius_lite.learner.model import _additive, _seen, takes_trees
+from genius_lite.learner.attention import attend, tree_mask
+from genius_lite.learner.model import takes_trees
 from genius_lite.learner.packing import trees
 from tests.support.training import Unadapted
 
@@ -30,9 +30,9 @@ def both(dtype: torch.dtype, heads: int, shared: int) -> list[list[torch.Tensor]
     inputs = [torch.randn(1, n, count, 16, generator=generator).bfloat16().to(dtype) for n in (heads, shared, shared)]
     given = torch.randn(1, count, heads, 16, generator=generator)
     module: Any = SimpleNamespace(num_key_value_groups=heads // shared)
-    mask = _additive(_seen(torch.from_numpy(FOREST.end_BT)), dtype)
+    mask = tree_mask(torch.from_numpy(FOREST.end_BT), FOREST.trees, dtype)
     found = []
-    for function, seen in ((attend, mark(mask.clone(), FOREST.trees)), (sdpa_attention_forward, mask)):
+    for function, seen in ((attend, mask), (sdpa_attention_forward, mask.clone())):  # a copy has no blocks
         own = [x.clone().requires_grad_() for x in inputs]
         result, _ = function(module, *own, seen, scaling=0.3)
         (result.float() * given).sum().backward()
@@ -68,9 +68,9 @@ def test_masks_that_are_not_marked_are_left_to_torch():
 
 def test_blocks_hold_all_that_is_seen_and_little_else(monkeypatch):
     monkeypatch.setattr(attention, "_ROWS", 3)
-    mask = _additive(_seen(torch.from_numpy(FOREST.end_BT)), torch.float32)
+    mask: Any = tree_mask(torch.from_numpy(FOREST.end_BT), FOREST.trees, torch.float32)
     seen = torch.zeros(mask.shape[2:], dtype=torch.bool)
-    for block in mark(mask, FOREST.trees).blocks:  # pyright: ignore[reportAttributeAccessIssue]
+    for block in mask.blocks:
         assert any(start <= block.start and block.stop <= end for start, end in FOREST.trees)
         assert ((block.mask_TN == 0).any(dim=0)).all(), "nothing that no token of it sees"
         seen[block.start : block.stop, block.seen_N] = block.mask_TN == 0

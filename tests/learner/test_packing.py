@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genius_lite.learner.attention import tree_mask
 from genius_lite.learner.loss import pair_logps, pair_loss
-from genius_lite.learner.model import _seen, response_logps, takes_trees
-from genius_lite.learner.packing import Pack, by_query, computed, packs, rows, trees, unshared_tokens
+from genius_lite.learner.model import response_logps, takes_trees
+from genius_lite.learner.packing import Inputs, Pack, by_query, computed, packs, rows, trees, unshared_tokens
 from genius_lite.recipe import Learner
 from genius_lite.records import PreferencePair
 from genius_lite.rundir.lines import Lines, write_records
@@ -28,6 +29,11 @@ def made_of(drawn) -> list[PreferencePair]:
     return [pair(q, i, prompts[q], chosen, rejected) for i, (q, chosen, rejected) in enumerate(drawn)]
 
 
+def seen_by(inputs: Inputs) -> torch.Tensor:
+    """Which token (row) sees which (column), bool (T, T)."""
+    return tree_mask(torch.from_numpy(inputs.end_BT), inputs.trees, torch.float32)[0, 0] == 0
+
+
 def test_a_tree_by_hand():
     inputs = trees([[([7, 8], [1, 2]), ([7, 8], [1, 3])]])
     assert inputs.tokens_BT.tolist() == [[7, 8, 1, 2, 3]]
@@ -35,7 +41,7 @@ def test_a_tree_by_hand():
     assert inputs.targets_S.tolist() == [2, 3, 4]
     assert inputs.parents_S.tolist() == [1, 2, 2]
     assert [indices.tolist() for indices in inputs.responses] == [[0, 1], [0, 2]]
-    assert _seen(torch.from_numpy(inputs.end_BT))[0].int().tolist() == [
+    assert seen_by(inputs).int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 1, 1, 0, 0],
@@ -86,7 +92,7 @@ def test_what_is_not_computed_takes_no_token(drawn, max_tokens, shared):
 @given(st.lists(st.lists(st.tuples(short, short), min_size=1, max_size=6), min_size=1, max_size=3))
 def test_a_token_of_a_tree_sees_itself_and_what_comes_before_it_in_its_response(groups):
     inputs = trees(groups)
-    (tokens,), (depth,), (seen,) = inputs.tokens_BT, inputs.depth_BT, _seen(torch.from_numpy(inputs.end_BT))
+    (tokens,), (depth,), seen = inputs.tokens_BT, inputs.depth_BT, seen_by(inputs)
     for t in range(len(tokens)):
         ancestors = seen[t].nonzero()[:, 0].tolist()
         assert depth[ancestors].tolist() == list(range(depth[t] + 1))
@@ -174,18 +180,20 @@ def test_a_leak_between_branches_or_trees_is_seen(tiny, monkeypatch, of):
     """One token sees a part of another branch, or of the other tree."""
     from genius_lite.learner import model
 
-    def leaks(mask_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        bias = additive(mask_BTT, dtype)
+    def unmarked(*arguments) -> torch.Tensor:
+        return tree_mask(*arguments).clone()  # without blocks, by which other trees are not looked at in any case
+
+    def leaks(*arguments) -> torch.Tensor:
+        mask = unmarked(*arguments)
         # The last token of all predicts none.
         sees, seen = (30, slice(40, 52)) if of == "a branch" else (-2, slice(0, 6))
-        assert not mask_BTT[0, sees, seen].any()
-        bias[0, 0, sees, seen] = 0.0
-        return bias
+        assert (mask[0, 0, sees, seen] < 0).all()
+        mask[0, 0, sees, seen] = 0.0
+        return mask
 
-    additive = model._additive
-    monkeypatch.setattr(model, "mark", lambda mask, trees: mask)  # else other trees are not looked at in any case
+    monkeypatch.setattr(model, "tree_mask", unmarked)
     assert takes_trees(Unadapted(tiny.model), longest=100)
-    monkeypatch.setattr(model, "_additive", leaks)
+    monkeypatch.setattr(model, "tree_mask", leaks)
     assert not takes_trees(Unadapted(tiny.model), longest=100)
 
 

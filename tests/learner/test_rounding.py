@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from genius_lite.errors import UserError
 from genius_lite.learner import rounding
 from genius_lite.learner.head import require_known
-from genius_lite.learner.model import _prepared, load_base, load_policy, logps_of, response_logps
+from genius_lite.learner.model import _prepared, learn, load_base, load_policy, logps_of, response_logps
 from genius_lite.learner.packing import Response, rows
 from genius_lite.recipe import Learner
 
@@ -128,7 +128,9 @@ def test_nothing_is_dropped_while_it_learns(tiny):
     model = AutoModelForCausalLM.from_pretrained(tiny.hf_checkpoint, attention_dropout=0.3, dtype=torch.float32)
     assert model.model.layers[0].self_attn.attention_dropout == 0.3
     model.model.norm = torch.nn.Sequential(model.model.norm, torch.nn.Dropout(0.3))
-    policy = _prepared(get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))).train()
+    policy = _prepared(get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])))
+    assert model.model.layers[0].self_attn.attention_dropout == 0
+    learn(policy)
     first, second = (response_logps(policy, rows(RESPONSES)) for _ in range(2))
     assert torch.equal(first, second)
 
