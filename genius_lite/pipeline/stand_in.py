@@ -30,9 +30,7 @@ from genius_lite.progress import Stage
 from genius_lite.recipe import QuantType
 from genius_lite.results.rounds import SampledFrom
 from genius_lite.rundir import folder
-from genius_lite.rundir.disk import free_disk
-from genius_lite.rundir.documents import as_typed
-from genius_lite.rundir.folder import remove
+from genius_lite.rundir.disk import free_disk, remove
 from genius_lite.sampler.client import open_sampler
 from genius_lite.sampler.interface import run_until_complete
 from genius_lite.sampler.messages import Sampling
@@ -96,8 +94,7 @@ def stand_in(r: Round, policy: Policy, share: float = 1.0) -> Policy:
         return policy
     drop_foreign(r.here / folder.STAND_IN)
     files = _files(r, policy)
-    found = r.here.build_json(folder.SAMPLED, lambda: _choose(r, policy, files, expected))
-    chosen = as_typed(found, SampledFrom, r.here / folder.SAMPLED)
+    chosen: SampledFrom = r.here.build_json(folder.SAMPLED, lambda: _choose(r, policy, files, expected), SampledFrom)
     speeds = ", ".join(f"{name} {speed:.0f}" for name, speed in chosen.tokens_per_s.items())
     sampled, size, own = policy, 0, _name(policy)
     if chosen.file not in (own, *files):
@@ -115,8 +112,7 @@ def stand_in(r: Round, policy: Policy, share: float = 1.0) -> Policy:
 
 def _expected(r: Round) -> float:
     """Estimate the tokens that the round samples: as many as the one before, or by the recipe."""
-    before = [here.total(Stage.ROLLOUTS) for here in r.folder.rounds if here.number < r.number]
-    if known := [timing.whole for timing in before if timing]:
+    if known := [timing.whole for here in r.earlier if (timing := here.total(Stage.ROLLOUTS))]:
         return known[-1]
     cfg = r.job.recipe.foresight
     return _SAMPLED * len(r.queries) * cfg.beams * cfg.candidates * cfg.most_steps * cfg.response_tokens
@@ -150,26 +146,10 @@ def _files(r: Round, policy: Policy) -> dict[str, _File]:
 
 def _choose(r: Round, policy: Policy, files: dict[str, _File], expected: float) -> SampledFrom:
     """Measure what is not known yet, and choose; what is chosen and was to be written stands in the round's folder."""
-    own, trial = _name(policy), _Trial(r, files)
-    engine = msgspec.structs.replace(r.engine, context=0, parked=0, watchdog=0.0)
-    learner = r.job.recipe.learner
-
-    def speed(name: str) -> _Speed:
-        key = (r.job.source.sha256, name, policy.adapter is not None, learner.rank, learner.targets, engine)
-        if found := recall("pace", key, _Speed):
-            return found
-        try:
-            found = trial.speed(name) if name in files else _Speed(file_speed(policy.gguf, policy.settings(r.engine)))
-        except (UserError, SamplerError) as e:
-            r.progress.say(f"warning: {name} cannot be sampled from here: {e}")
-            return _Speed(0.0)
-        remember("pace", key, found)
-        return found
-
-    speeds = dict[str, _Speed]()
+    own, trial, speeds = _name(policy), _Trial(r, policy, files), dict[str, _Speed]()
     with r.progress.stage(f"round {r.number}: measure files", 1 + len(files), "files") as advance:
         for name in (own, *files):
-            speeds[name] = speed(name)
+            speeds[name] = trial.speed(name)
             advance(1)
 
     def seconds(name: str) -> float:
@@ -177,7 +157,7 @@ def _choose(r: Round, policy: Policy, files: dict[str, _File], expected: float) 
         return expected / rate + speeds[name].written_s if rate else float("inf")
 
     faster = (name for name in sorted(files, key=seconds) if seconds(name) <= _CLEARLY * seconds(own))
-    chosen = next((name for name in faster if trial.is_the_policy(name, policy)), own)
+    chosen = next((name for name in faster if trial.is_the_policy(name)), own)
     if trial.written != chosen:
         remove(r.here / folder.STAND_IN)
     return SampledFrom(chosen, {name: round(found.tokens_per_s, 1) for name, found in speeds.items()})
@@ -186,23 +166,36 @@ def _choose(r: Round, policy: Policy, files: dict[str, _File], expected: float) 
 class _Trial:
     """The round's place for a file to sample from, where one after the other is written and tried."""
 
-    def __init__(self, r: Round, files: dict[str, _File]):
-        self.r, self.files = r, files
+    def __init__(self, r: Round, policy: Policy, files: dict[str, _File]):
+        self.r, self.policy, self.files = r, policy, files
         self.written: str | None = None
         self._kept: Kept | None = None
 
     def speed(self, name: str) -> _Speed:
-        start = time.monotonic()
-        made = self._write(name)
-        written = time.monotonic() - start
-        return _Speed(file_speed(made.gguf, made.settings(self.r.engine)), written)
+        """Measure a file, or recall it; 0 tokens a second where it cannot be sampled from."""
+        job, learner = self.r.job, self.r.job.recipe.learner
+        engine = msgspec.structs.replace(self.r.engine, context=0, parked=0, watchdog=0.0)
+        key = (job.source.sha256, name, self.policy.adapter is not None, learner.rank, learner.targets, engine)
+        if found := recall("pace", key, _Speed):
+            return found
+        try:
+            start = time.monotonic()
+            made = self._write(name)
+            written = time.monotonic() - start if name in self.files else 0.0
+            found = _Speed(file_speed(made.gguf, made.settings(self.r.engine)), written)
+        except (UserError, SamplerError) as e:
+            self.r.progress.say(f"warning: {name} cannot be sampled from here: {e}")
+            return _Speed(0.0)
+        remember("pace", key, found)
+        return found
 
-    def is_the_policy(self, name: str, policy: Policy) -> bool:
+    def is_the_policy(self, name: str) -> bool:
         """Say whether a file speaks of the same model: the base's by what it says, a merged one by what it keeps.
 
         What the base's file of this type said counts for a merged one too: llama.cpp computes with both alike.
         """
-        key = (self.r.job.source.sha256, name, msgspec.structs.replace(self.r.engine, watchdog=0.0))
+        policy, engine = self.policy, msgspec.structs.replace(self.r.engine, watchdog=0.0)
+        key = (self.r.job.source.sha256, name, engine)
         made, found = self._write(name), recall("agreement", key, _Agreement)
         if policy.adapter and self._kept and self._kept.loses(self.r.job.recipe.quantize.keep):
             return False
@@ -222,6 +215,8 @@ class _Trial:
         return False
 
     def _write(self, name: str) -> Policy:
+        if name not in self.files:
+            return self.policy
         place, file = self.r.here / folder.STAND_IN, self.files[name]
 
         def make(out: Path) -> None:

@@ -17,7 +17,7 @@ from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.reuse import is_imported_alike
 from genius_lite.plan.history import DoneStages, known_lengths, look_back, same_run
 from genius_lite.plan.lengths import Lengths, shortest
-from genius_lite.plan.memory import BASE, Peak, Training, Use, peaks, resolve_training
+from genius_lite.plan.memory import BASE, Peak, Training, Use, fullest, peaks, resolve_training
 from genius_lite.plan.shape import Machine, Shape
 from genius_lite.plan.tokens import Work, expected_work
 from genius_lite.progress import SILENT, Stage
@@ -50,11 +50,9 @@ class Sizes:
 
     @property
     def highest(self) -> Peak:
-        """Find the stage that takes the most main memory."""
-        return max([*self.first.values(), *self.later.values()], key=lambda peak: peak.total)
+        return fullest([*self.first.values(), *self.later.values()])
 
     def peak(self, stage: str, number: int) -> Peak:
-        """Look up a stage of a round."""
         return (self.first if number <= 1 else self.later)[stage]
 
 
@@ -69,12 +67,10 @@ class Shortfall:
 
     @property
     def on_disk(self) -> bool:
-        """Say whether it is disk that lacks."""
         return self.what.startswith("disk")
 
     @property
     def ratio(self) -> float:
-        """Divide what is wanted by what is free."""
         return self.wanted / max(1, self.free)
 
 
@@ -90,7 +86,7 @@ def sizes(
     engine = engine or engine_settings(recipe.sampler, job.source, job.context, SILENT, unmeasured=slots)
     trees, on_cpu = not shape.recurrent, machine.device == "cpu"
     work = expected_work(recipe, job.searched(1), lengths, engine.slots, trees=trees, on_cpu=on_cpu)
-    training = resolve_training(recipe.learner, shape, machine, work.learned.passes, work.learned.counted)
+    training = resolve_training(recipe.learner, shape, machine, work.passes, work.counted)
     use = Use(recipe, job.source, shape, engine, training, machine, evaluated=bool(job.tasks or job.watched))
     first, later = ({peak.stage: peak for peak in peaks(use, first=of_first)} for of_first in (True, False))
     disk = disk_bytes(job, shape, work.rollouts.sampled)
@@ -114,8 +110,7 @@ def disk_bytes(job: Job, shape: Shape, sampled: float) -> dict[str, int]:
     passing = {Stage.ROLLOUTS: 0, Stage.TRAIN: 2 * 3 * adapter, Stage.MERGE: adapter, Stage.EXPORT: made}
     held = sixteen * (2 if job.weights else 1)
     found: dict[str, int] = {Stage.IMPORT: held + (sixteen if job.weights else shape.tensor_bytes)}
-    each = kept[Stage.ROLLOUTS] + kept[Stage.TRAIN] + kept[Stage.MERGE]
-    held += (rounds - 1) * each + (rounds > 1) * base
+    held += (rounds - 1) * (sum(kept.values()) - kept[Stage.EXPORT]) + (rounds > 1) * base
     for stage, size in kept.items():
         held += size + (base if stage == Stage.MERGE and rounds == 1 else 0)
         found[stage] = held + passing[stage]
@@ -141,12 +136,9 @@ def shortfalls(job: Job, found: Sizes, machine: Machine, history: DoneStages, ma
     Args:
         margin: the share of the estimated memory from which something is said to lack.
     """
-    ahead = [
-        (stage, found.peak(stage, number)) for stage, number in stages_of(job) if (stage, number) not in history.done
-    ]
-    lacks = []
+    ahead, lacks = [stage for stage in stages_of(job) if stage not in history.done], list[Shortfall]()
     for stage in dict.fromkeys(stage for stage, _ in ahead):
-        peak = max((peak for name, peak in ahead if name == stage), key=lambda peak: peak.total)
+        peak = fullest(found.peak(*each) for each in ahead if each[0] == stage)
         on_gpu = machine.learner_memory if stage == Stage.TRAIN else machine.gpu_memory
         if margin * peak.total > machine.memory:
             lacks.append(Shortfall(stage, "memory", peak.total, machine.memory))
@@ -183,10 +175,10 @@ class Suggestion:
     memory: int
 
     @property
-    def lines(self) -> list[str]:
-        """Write them as `--set` takes them."""
+    def options(self) -> str:
+        """Write them as the command line takes them."""
         shown = {key: str(v).lower() if isinstance(v, bool) else v for key, v in self.settings.items()}
-        return [f"{key}={value}" for key, value in shown.items()]
+        return " ".join(f"--set {key}={value}" for key, value in shown.items())
 
 
 def require_room(job: Job, reuse: Path | None = None) -> None:
@@ -283,10 +275,10 @@ def _halves(key: str, value: int, least: int) -> Iterator[dict[str, object]]:
 def advice(lacks: list[Shortfall], found: Suggestion | None) -> str:
     """Say in one sentence what would help."""
     if found and not found.lacks:
-        return f"--set {' --set '.join(found.lines)} would make it fit"
+        return f"{found.options} would make it fit"
     if lacks[0].on_disk:
         return "make room or move `out` to another disk"
     if lacks[0].stage in (Stage.IMPORT, Stage.MERGE):
         return "the model is too large for this machine; take a smaller one, or close other programs"
-    some = f"--set {' --set '.join(found.lines)} helps but is not enough: " if found else ""
+    some = f"{found.options} helps but is not enough: " if found else ""
     return f"{some}take a smaller model, or close other programs"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +13,22 @@ from genius_lite.plan.memory import BASE
 from genius_lite.plan.rates import FOUND, Rates
 from genius_lite.progress import Stage
 from genius_lite.results.rounds import Timing
+from genius_lite.rundir import folder
 from genius_lite.rundir.disk import remove
-from genius_lite.rundir.folder import (
-    CHECKPOINT,
-    EXPORT,
-    RECIPE,
-    TIMINGS,
-    foreign_names,
-    open_folder,
-    round_name,
-    size_of,
-)
+from genius_lite.rundir.folder import RECIPE, foreign_names, open_folder, round_name, size_of
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.weights.importing import FULL_PRECISION
 
 FOLDER = "rehearsal"  # in a run folder, while it is rehearsed
-
 _DESCRIBED = 64  # rollouts whose lengths stand for all
-_IMPORTED = (CHECKPOINT, FULL_PRECISION, TIMINGS)  # what a plan leaves of a model
+_IMPORTED = (folder.CHECKPOINT, FULL_PRECISION, folder.TIMINGS)  # what a plan leaves of a model
 
 
 @dataclass(frozen=True)
 class DoneStages:
-    """Hold the stages that are `done`, with their rounds: 0 before the first, the last one's number for the export.
+    """The stages that are `done`, with their rounds (0 before the first, the last one's for the export) and times.
 
-    With each is what it took, if that is known. `searched` counts the queries that are done in a round whose rollouts
-    are not finished, `bytes` are those on disk.
+    `searched` counts the queries that are done in a round whose rollouts are not finished, `bytes` are those on disk.
     """
 
     done: dict[tuple[str, int], Timing | None] = field(default_factory=dict)
@@ -47,7 +36,6 @@ class DoneStages:
     bytes: int = 0
 
     def timings(self, stage: str) -> list[Timing]:
-        """List what a stage took in the rounds so far."""
         return [timing for (name, _), timing in self.done.items() if timing and name == stage]
 
     def mean_seconds(self, stage: str) -> float | None:
@@ -64,7 +52,7 @@ def look_back(out: Path, rounds: int) -> DoneStages:
     done = {(str(stage) if number else BASE, number): timing for (stage, number), timing in run.stages_done.items()}
     if run.imported:
         done[Stage.IMPORT, 0] = RoundFolder(0, out).total(Stage.IMPORT)
-    if (out / EXPORT).exists():
+    if (out / folder.EXPORT).exists():
         done[Stage.EXPORT, rounds] = None
     searched = {here.number: len(here.rollouts) for here in run.rounds if not here.done(Stage.ROLLOUTS)}
     return DoneStages(done, searched, size_of(out))
@@ -82,9 +70,8 @@ def known_lengths(job: Job) -> Lengths | None:
         return None
     first = RoundFolder(1, out / round_name(1))
     if not first.done(Stage.PAIRS):
-        rates = Rates.read(out)
-        return rates.lengths if rates else None
-    rollouts = list(islice(first.rollouts, _DESCRIBED))
+        return rates.lengths if (rates := Rates.read(out)) else None
+    rollouts = list(first.rollouts[:_DESCRIBED])
     with Vocabulary.open(job.source.path) as vocabulary:
         return described(rollouts, vocabulary, job.recipe.foresight, "round 1")
 
@@ -118,8 +105,8 @@ def drop_rehearsal(out: Path, identity: dict[str, Any]) -> bool:
         return False
     recorded = RunFolder(out).recipe
     another = any(recorded.get(key) != identity[key] for key in ("model", "weights"))
-    with open_folder(out, recorded) as folder:
+    with open_folder(out, recorded) as run:
         for name in [FOLDER, *([] if same else [FOUND]), *(_IMPORTED if another else [])]:
-            remove(folder / name)
-        folder.put_json(RECIPE, identity)
+            remove(run / name)
+        run.put_json(RECIPE, identity)
     return not same and FOUND in names

@@ -82,7 +82,7 @@ def rehearse(job: Job, run: RunDir, engine: EngineSettings, progress: Progress) 
         twice = found.training.twice > 0  # as by the run's largest packs
         recipe = with_settings(small.recipe, {"learner.gradient_checkpointing": twice})
         r = replace(r, job=replace(small, recipe=recipe))
-        made_of, passes = pair(r, rollouts), found.work.learned.passes
+        made_of, passes = pair(r, rollouts), found.work.passes
         decode = _scoring(r, decode, one_of_each(made_of, _amount(_SCORED_PAIRS, job)))
         usual = sum(n * n for n in passes) // max(1, sum(passes))  # a token's pass: small ones take more for a token
         pairs = _one_pack(made_of, min(max(usual, _PACK_TOKENS[1]), _amount(_PACK_TOKENS, job)))
