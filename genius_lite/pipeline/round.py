@@ -156,11 +156,6 @@ class Round(Session):
         """Of the round's random generators."""
         return (self.job.recipe.seed, self.number)
 
-    @property
-    def last(self) -> bool:
-        """Whether no round follows."""
-        return self.number == self.job.recipe.rounds
-
 
 @contextmanager
 def timed(parts: dict[str, float], name: str) -> Iterator[None]:

@@ -30,8 +30,9 @@ from genius_lite.records import FailedQuery, PreferencePair, Rollout
 from genius_lite.report.summary import kept_lines
 from genius_lite.results.rounds import Quantized, ScoredMargin
 from genius_lite.rundir import folder
+from genius_lite.rundir.disk import remove
 from genius_lite.rundir.documents import read_typed
-from genius_lite.rundir.folder import RunDir, remove, write_json
+from genius_lite.rundir.folder import RunDir, write_json
 from genius_lite.rundir.lines import Lines, RecordLog, write_records
 from genius_lite.rundir.reader import RoundFolder
 from genius_lite.sampler.interface import run_until_complete
@@ -47,8 +48,6 @@ from genius_lite.weights.quantize import quantized_bytes, type_name, types_bytes
 from genius_lite.weights.retained import check, one_of_each
 from genius_lite.weights.source import ORIGINAL, copy_original, named_origin
 from genius_lite.weights.untrusted import vouch
-
-__all__ = ["evaluate", "evaluate_base", "import_base", "next_policy", "pair", "sample", "train"]
 
 COMPARED = 8  # rollouts that learner and sampler both score
 KEEPING: tuple[QuantType, ...] = ("Q8_0", "F16")  # for a round whose own type lost what was learned

@@ -11,8 +11,6 @@ itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -67,17 +65,6 @@ class _Agreement(msgspec.Struct, frozen=True):
     survives: bool = True
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file that the policy can be sampled from: how it is written, and what it is then.
-
-    `write` returns what the file keeps of the update, None where it has nothing to lose.
-    """
-
-    write: Callable[[Path], Kept | None]
-    policy: Callable[[Path], Policy]
-
-
 def stand_in(r: Round, policy: Policy, share: float = 1.0) -> Policy:
     """Return the file that samples the round on this machine the soonest: the policy's own, or one made for it.
 
@@ -93,18 +80,18 @@ def stand_in(r: Round, policy: Policy, share: float = 1.0) -> Policy:
     if expected < WORTH and not (r.here / folder.SAMPLED).exists():
         return policy
     drop_foreign(r.here / folder.STAND_IN)
-    files = _files(r, policy)
-    chosen: SampledFrom = r.here.build_json(folder.SAMPLED, lambda: _choose(r, policy, files, expected), SampledFrom)
+    trial = _Trial(r, policy)
+    chosen: SampledFrom = r.here.build_json(folder.SAMPLED, lambda: _choose(trial, expected), SampledFrom)
     speeds = ", ".join(f"{name} {speed:.0f}" for name, speed in chosen.tokens_per_s.items())
-    sampled, size, own = policy, 0, _name(policy)
-    if chosen.file not in (own, *files):
+    if chosen.file not in (trial.own, *trial.files):
         before = f"round {r.number} was sampled from {chosen.file}"
-        r.progress.say(f"warning: {before}, which does not fit any more; the rest is from {own}")
+        r.progress.say(f"warning: {before}, which does not fit any more; the rest is from {trial.own}")
     else:
         r.progress.say(f"round {r.number} is sampled from {chosen.file}; tokens/s here: {speeds}")
-    if file := files.get(chosen.file):
-        made = r.here.build(folder.STAND_IN, file.write)
-        sampled, size = file.policy(made), made.stat().st_size
+    sampled, size = trial.policy, 0
+    if chosen.file in trial.files:
+        made = r.here.build(folder.STAND_IN, partial(trial.make, chosen.file))
+        sampled, size = trial.sampled(chosen.file), made.stat().st_size
     seconds = time.monotonic() - start
     note_time(r.here, Stage.MERGE, seconds, size, parts={"to sample from": seconds})
     return sampled
@@ -118,35 +105,9 @@ def _expected(r: Round) -> float:
     return _SAMPLED * len(r.queries) * cfg.beams * cfg.candidates * cfg.most_steps * cfg.response_tokens
 
 
-def _files(r: Round, policy: Policy) -> dict[str, _File]:
-    """Return what can be sampled from in the policy's place, and fits memory and disk, by name."""
-    source, own, adapter = r.job.source, gguf_file.read(policy.gguf), policy.adapter
-    found = dict[str, _File]()
-
-    def sixteen(kind: QuantType, out: Path) -> Kept | None:
-        kept = None
-        if adapter:
-            kept = merge(r.base, Adapter.load(adapter, r.base), kind, out, like=source)
-        else:
-            requantize(own, kind, out)
-        vouch(out)
-        return kept
-
-    for kind in _SIXTEEN:
-        size = types_bytes(source, types := types_of(source, kind))
-        room = free_disk(r.here.path) > _ROOM * size
-        if types != {t.name: t.type for t in own.tensors} and room and fits(source, size, r.engine):
-            found[kind] = _File(partial(sixteen, kind), lambda made: Policy(made, adapter))
-    # The base in the types of the rounds is no faster than a round's file; the user's own may be.
-    if adapter and not r.job.weights and type_name(source, "source") != type_name(own, "source"):
-        name = f"the model's file ({type_name(source, 'source')}, with the adapter)"
-        found[name] = _File(partial(r.write_lora, adapter), lambda made: Policy(source.path, adapter, made))
-    return found
-
-
-def _choose(r: Round, policy: Policy, files: dict[str, _File], expected: float) -> SampledFrom:
+def _choose(trial: _Trial, expected: float) -> SampledFrom:
     """Measure what is not known yet, and choose; what is chosen and was to be written stands in the round's folder."""
-    own, trial, speeds = _name(policy), _Trial(r, policy, files), dict[str, _Speed]()
+    r, own, files, speeds = trial.r, trial.own, trial.files, dict[str, _Speed]()
     with r.progress.stage(f"round {r.number}: measure files", 1 + len(files), "files") as advance:
         for name in (own, *files):
             speeds[name] = trial.speed(name)
@@ -164,12 +125,48 @@ def _choose(r: Round, policy: Policy, files: dict[str, _File], expected: float) 
 
 
 class _Trial:
-    """The round's place for a file to sample from, where one after the other is written and tried."""
+    """What a policy can be sampled from, of which one file after the other is written in the round's folder and tried.
 
-    def __init__(self, r: Round, policy: Policy, files: dict[str, _File]):
-        self.r, self.policy, self.files = r, policy, files
-        self.written: str | None = None
+    `own` is the name of the policy's file. The others that fit memory and disk are in `files`, with their type of 16
+    bits, or None for the model's own file with the adapter beside it.
+    """
+
+    def __init__(self, r: Round, policy: Policy):
+        self.r, self.policy, self.written = r, policy, ""
         self._kept: Kept | None = None
+        source, made = r.job.source, gguf_file.read(policy.gguf)
+        of_source, of_own = type_name(source, "source"), type_name(made, "source")
+        self.own = f"its own file ({of_own}{', with the adapter' if policy.lora else ''})"
+        self.files: dict[str, QuantType | None] = {}
+        for kind in _SIXTEEN:
+            size = types_bytes(source, types := types_of(source, kind))
+            room = free_disk(r.here.path) > _ROOM * size
+            if types != {t.name: t.type for t in made.tensors} and room and fits(source, size, r.engine):
+                self.files[kind] = kind
+        # The base in the types of the rounds is no faster than a round's file; the user's own may be.
+        if policy.adapter and not r.job.weights and of_source != of_own:
+            self.files[f"the model's file ({of_source}, with the adapter)"] = None
+
+    def make(self, name: str, out: Path) -> None:
+        """Write a file, and note what it keeps of the update; None where it has nothing to lose."""
+        r, kind, adapter, self._kept = self.r, self.files[name], self.policy.adapter, None
+        if not kind:
+            assert adapter
+            r.write_lora(adapter, out)
+            return
+        if adapter:
+            self._kept = merge(r.base, Adapter.load(adapter, r.base), kind, out, like=r.job.source)
+        else:
+            requantize(gguf_file.read(self.policy.gguf), kind, out)
+        vouch(out)
+
+    def sampled(self, name: str) -> Policy:
+        """Return what samples from a file, once it is written."""
+        if name not in self.files:
+            return self.policy
+        made = self.r.here / folder.STAND_IN
+        own, adapter = self.r.own.gguf, self.policy.adapter
+        return Policy(made, adapter) if self.files[name] else Policy(own, adapter, made)
 
     def speed(self, name: str) -> _Speed:
         """Measure a file, or recall it; 0 tokens a second where it cannot be sampled from."""
@@ -215,24 +212,12 @@ class _Trial:
         return False
 
     def _write(self, name: str) -> Policy:
-        if name not in self.files:
-            return self.policy
-        place, file = self.r.here / folder.STAND_IN, self.files[name]
-
-        def make(out: Path) -> None:
-            self._kept = file.write(out)
-
-        if self.written != name:
-            remove(place)
-            self.written = None
-            self.r.here.build(folder.STAND_IN, make)
+        if name in self.files and self.written != name:
+            remove(self.r.here / folder.STAND_IN)
+            self.written = ""
+            self.r.here.build(folder.STAND_IN, partial(self.make, name))
             self.written = name
-        return file.policy(place)
-
-
-def _name(policy: Policy) -> str:
-    kind = type_name(gguf_file.read(policy.gguf), "source")
-    return f"its own file ({kind}{', with the adapter' if policy.lora else ''})"
+        return self.sampled(name)
 
 
 async def _compare(r: Round, policy: Policy, other: Policy) -> _Agreement | None:

@@ -10,7 +10,7 @@ from genius_lite.pipeline.round import Round
 from genius_lite.records import FailedQuery, PreferencePair, Rollout
 from genius_lite.rundir import folder
 from genius_lite.rundir.checks import check_pairs, check_rollouts
-from genius_lite.rundir.folder import remove
+from genius_lite.rundir.disk import remove
 from genius_lite.rundir.lines import Lines
 from genius_lite.rundir.reader import RoundFolder
 from genius_lite.text import brief

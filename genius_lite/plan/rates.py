@@ -85,9 +85,8 @@ def decode_rates(session: Timing) -> Decode:
     """
     stats = session.sampler
     assert stats
-    step, token = stats.branch_steps.line() or (_USUAL_RATIO, 1.0)
-    if token <= 0:
-        step, token = _USUAL_RATIO, 1.0
+    line = stats.branch_steps.line()
+    step, token = line if line and line[1] > 0 else (_USUAL_RATIO, 1.0)
     shape = Decode(max(0.0, session.seconds - stats.busy_s), max(0.0, step) / token, 1.0, 1.0)
     units = shape.session(SamplingWork(stats.sampled, stats.prefilled, stats.decode_steps)) - shape.start
     return shape.times(stats.busy_s / units)

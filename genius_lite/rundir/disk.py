@@ -162,16 +162,6 @@ def can_write(folder: Path) -> bool:
     return os.access(existing_parent(folder), os.W_OK | os.X_OK)
 
 
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """Refuse to begin what the disk cannot hold (`needed` bytes), by a UserError."""
-    free = free_disk(folder)
-    if free < needed:
-        raise UserError(
-            f"{what} needs {needed / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free; make room or move it to "
-            "another disk"
-        )
-
-
 def cache_folder() -> Path:
     """Return this user's cache, which need not exist, nor be such that it can be written.
 
@@ -210,8 +200,11 @@ def scratch(where: Path | None = None, needed: int = 0, what: str = "this") -> I
         process = left.name.split("-")[-2]
         if process.isdecimal() and not is_alive(int(process)):
             shutil.rmtree(left, ignore_errors=True)  # it may be another user's
-    if needed:
-        require_space(folder, needed, what)
+    if needed and (free := free_disk(folder)) < needed:
+        raise UserError(
+            f"{what} needs {needed / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free; make room or move it to "
+            "another disk"
+        )
     made = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}-{host}-{os.getpid()}-", dir=folder))
     try:
         with writing_to(folder):
