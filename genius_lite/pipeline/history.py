@@ -16,8 +16,7 @@ from genius_lite.evaluate.results import at_best, mean_score, results
 from genius_lite.evaluate.selection import Decision, RoundScore, select_checkpoint
 from genius_lite.evaluate.signals import too_short
 from genius_lite.pipeline.evaluation import BaseResult
-from genius_lite.pipeline.round import Policy, Round, Session
-from genius_lite.pipeline.trust import drop_foreign
+from genius_lite.pipeline.round import Policy, Round, Session, drop_foreign
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.summary import cooling_lines, evaluation_lines, own_lines
 from genius_lite.results.rounds import RoundReport

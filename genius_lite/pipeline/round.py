@@ -28,7 +28,7 @@ from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.adapter import write_lora
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
-from genius_lite.weights.untrusted import prove, vouch
+from genius_lite.weights.untrusted import is_vouched, prove, vouch
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,12 @@ class Round(Session):
     def key(self) -> tuple[int, int]:
         """Of the round's random generators."""
         return (self.job.recipe.seed, self.number)
+
+
+def drop_foreign(made: Path) -> None:
+    """Delete a file that this process did not make, where making it anew takes less than proving it."""
+    if made.exists() and not is_vouched(made):
+        remove(made)
 
 
 @contextmanager

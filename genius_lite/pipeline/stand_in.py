@@ -10,7 +10,10 @@ itself.
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,18 +24,18 @@ from genius_lite.errors import UserError
 from genius_lite.machine.bench import file_speed
 from genius_lite.machine.engine_settings import fits
 from genius_lite.measurements import recall, remember
-from genius_lite.pipeline.agreement import apart, continuations, scores
-from genius_lite.pipeline.round import Policy, Round, note_time
-from genius_lite.pipeline.trust import drop_foreign
+from genius_lite.pipeline.round import Policy, Round, drop_foreign, note_time
 from genius_lite.progress import Stage
 from genius_lite.recipe import QuantType
+from genius_lite.records import Query
 from genius_lite.results.rounds import SampledFrom
 from genius_lite.rundir import folder
 from genius_lite.rundir.disk import free_disk, remove
-from genius_lite.sampler.client import open_sampler
-from genius_lite.sampler.interface import run_until_complete
+from genius_lite.sampler.client import QueryFailedError, open_sampler
+from genius_lite.sampler.interface import Sampler, run_until_complete
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.process import SamplerError
+from genius_lite.sampler.tree import Node
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.merge import Kept, merge, requantize
@@ -44,6 +47,7 @@ _SIXTEEN: tuple[QuantType, ...] = ("BF16", "F16")
 _SAMPLED = 0.3  # of the most tokens that a search may sample: responses end, and candidates repeat
 _CLEARLY = 0.95  # of the time: less is won by chance, as short as the measurements are
 _AGREED = 0.02  # nats per token that two files of one model may be apart, beyond what rounding does to either
+_PROMPTS, _TOKENS = 8, 64  # on whose continuations, of so many tokens each, two are compared
 _ROOM = 1.1  # of a file's bytes that the disk must have left
 
 
@@ -234,3 +238,43 @@ async def _compare(r: Round, policy: Policy, other: Policy) -> _Agreement | None
     if not np.isfinite(theirs_T[known_T]).all():
         return _Agreement(0.0, 0.0, survives=False)
     return _Agreement(apart(theirs_T, ours_T, known_T), apart(again_T, ours_T, known_T))
+
+
+async def continuations(r: Round, sampler: Sampler, queries: Sequence[Query]) -> list[Node]:
+    """Let a sampler go on with a few of the queries; those that it does not survive are left out, and named."""
+    limit, nodes = min(_TOKENS, r.job.recipe.foresight.max_tokens), list[Node]()
+    roots = [Node(None, query.tokens, (*r.key, query.id)) for query in queries[:_PROMPTS]]
+    asked = [sampler.extend(root, 1, until="end", limit=limit)[0] for root in roots]
+    for query, node in zip(queries, await asyncio.gather(*asked, return_exceptions=True), strict=False):
+        if isinstance(node, Node):
+            nodes.append(node)
+        elif not isinstance(node, QueryFailedError):
+            raise node
+        else:
+            r.progress.say(f"warning: query {query.id} is not compared: {node}")
+    return nodes
+
+
+async def scores(r: Round, policy: Policy, nodes: Sequence[Node], *, reordered: bool = False) -> np.ndarray:
+    """Score the nodes' tokens with a policy here, nats, (tokens,); `reordered`: sums in another order.
+
+    Those of a node that llama.cpp does not survive are NaN; it is named.
+    """
+    settings = policy.settings(r.engine).with_slots(1)
+    if reordered:
+        other = settings.flash_attention is False
+        settings = msgspec.structs.replace(settings, flash_attention=other, kv_type="F16")
+    scored: list[list[float]] = []
+    async with open_sampler(policy.gguf, settings, Sampling(1.0), r.sampler_log, say=r.progress.say) as local:
+        for parent, node in ((node.parent, node) for node in nodes if node.parent):
+            try:
+                scored.append(await local.score(parent.path, node.tokens))
+            except QueryFailedError as e:
+                r.progress.say(f"warning: a response to {parent.key[-1]} is not compared: {e}")
+                scored.append([math.nan] * len(node.tokens))
+    return np.concatenate(scored)
+
+
+def apart(one_T: np.ndarray, other_T: np.ndarray, known_T: np.ndarray) -> float:
+    """Return the mean absolute difference of what two scored, nats per token, over the tokens that are known."""
+    return float(np.abs(one_T - other_T)[known_T].mean())

@@ -1,4 +1,4 @@
-"""What a run folder holds already: finished stages, how long they took, and what its rounds sampled."""
+"""What a run folder holds already: stages and what they took, the rates of a rehearsal, how long responses are."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.pipeline.job import Job
 from genius_lite.plan.lengths import Lengths, described
 from genius_lite.plan.memory import BASE
-from genius_lite.plan.rates import FOUND, Rates
+from genius_lite.plan.tokens import SamplingWork
 from genius_lite.progress import Stage
+from genius_lite.records import prepared
 from genius_lite.results.rounds import Timing
 from genius_lite.rundir import folder
 from genius_lite.rundir.disk import remove
@@ -19,9 +22,70 @@ from genius_lite.rundir.folder import RECIPE, foreign_names, open_folder, round_
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.weights.importing import FULL_PRECISION
 
-FOLDER = "rehearsal"  # in a run folder, while it is rehearsed
+FOLDER, FOUND = "rehearsal", "rehearsal.json"  # in a run folder, while it is rehearsed; the rates that came out
+PREFILL = 0.5  # of a sampled token's time takes a prompt's, whose logits are not wanted
+_IDLE = 1 / 3  # of the cores leaves a rehearsal to others: SmolLM2 and Qwen2.5-1.5B on two cores
 _DESCRIBED = 64  # rollouts whose lengths stand for all
 _IMPORTED = (folder.CHECKPOINT, FULL_PRECISION, folder.TIMINGS)  # what a plan leaves of a model
+
+
+class Decode(msgspec.Struct, frozen=True):
+    """Seconds that a file takes: to start, for every decode, and in it for each token that is sampled, or looked up."""
+
+    start: float
+    tick: float
+    sampled: float
+    scored: float
+
+    def session(self, work: SamplingWork) -> float:
+        """Add up the seconds of a worker that samples, from its start to its end."""
+        return self.start + work.ticks * self.tick + (work.sampled + PREFILL * work.prefilled) * self.sampled
+
+    def scoring(self, scored: float, prefilled: float) -> float:
+        """Add up those of one that looks tokens up."""
+        return self.start + (scored + PREFILL * prefilled) * self.scored
+
+    def times(self, factor: float) -> Decode:
+        """Return what a file takes that decodes so many times slower, and starts as fast."""
+        return Decode(self.start, factor * self.tick, factor * self.sampled, factor * self.scored)
+
+
+class Rates(msgspec.Struct, frozen=True):
+    """Seconds that a rehearsal took.
+
+    `base` is the user's file, `made` one that a round makes; `lengths` are those of rollouts, `answers` those of
+    responses at the temperature of the evaluation. The learner takes `load` once, `forward` for a token in a pass, and
+    `scored` for one of the final margin's, in all of its passes. `imported`, `rounded` (the base, in the types of the
+    rounds) and `merged` are for the whole model. `others`: the share of the cores that other programs took meanwhile.
+    """
+
+    base: Decode
+    made: Decode
+    load: float
+    forward: float
+    scored: float
+    imported: float
+    rounded: float
+    merged: float
+    others: float
+    lengths: Lengths
+    answers: Lengths
+
+    @property
+    def disturbed(self) -> float:
+        """Estimate the share of the rehearsal that was lost to other programs.
+
+        A third of the cores was free for them: a quiet rehearsal, which imports and loads on one core, leaves it idle.
+        """
+        return max(0.0, 1 - (1 - self.others) / (1 - _IDLE))
+
+    @staticmethod
+    def read(out: Path) -> Rates | None:
+        """Read what a rehearsal in this folder came to; None if there is none, or one of another version."""
+        try:
+            return msgspec.json.decode((out / FOUND).read_bytes(), type=prepared(Rates))
+        except (OSError, msgspec.DecodeError):
+            return None
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from pathlib import Path
 from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.pipeline.job import Job
 from genius_lite.plan.fit import Shortfall, Suggestion, advice, shortfalls, sizes, stages_of, suggest
-from genius_lite.plan.history import DoneStages, drop_rehearsal, known_lengths, look_back, same_run
+from genius_lite.plan.history import DoneStages, Rates, drop_rehearsal, known_lengths, look_back, same_run
 from genius_lite.plan.lengths import Ends, assumed
 from genius_lite.plan.memory import Peak, fullest
-from genius_lite.plan.rates import Rates
 from genius_lite.plan.rehearse import rehearse
 from genius_lite.plan.seconds import Known, stage_cost
 from genius_lite.plan.shape import Machine

@@ -11,10 +11,9 @@ from genius_lite.pipeline.evaluation import remembered
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.stages import COMPARED
 from genius_lite.plan.fit import Sizes, rounds_base
-from genius_lite.plan.history import DoneStages
+from genius_lite.plan.history import Decode, DoneStages, Rates
 from genius_lite.plan.lengths import Lengths
 from genius_lite.plan.memory import BASE
-from genius_lite.plan.rates import Decode, Rates
 from genius_lite.plan.tokens import answered
 from genius_lite.progress import Stage
 from genius_lite.weights.quantize import quantized_bytes

@@ -136,9 +136,7 @@ def free_disk(folder: Path) -> int:
     Mounts with quotas, and some over networks, do so.
     """
     existing = existing_parent(folder)
-    if free := shutil.disk_usage(existing).free:
-        return free
-    return 0 if _refusal(existing) else UNTOLD
+    return shutil.disk_usage(existing).free or (0 if _refusal(existing) else UNTOLD)
 
 
 def told(free: int) -> str:
@@ -174,10 +172,9 @@ def cache_folder() -> Path:
         found = Path("~")
     if not found.is_absolute():  # so some versions leave an unknown home
         found = Path(tempfile.gettempdir(), "genius-lite")
-    if os.name == "posix":
-        with suppress(OSError):  # nothing is there yet, or nobody may look
-            if found.stat().st_uid != os.geteuid():
-                found = found.with_name(f"{found.name}-{os.geteuid()}")
+    with suppress(OSError):  # nothing is there yet, or nobody may look
+        if os.name == "posix" and found.stat().st_uid != os.geteuid():
+            found = found.with_name(f"{found.name}-{os.geteuid()}")
     return found
 
 

@@ -12,10 +12,10 @@ from genius_lite.evaluate.measure import EvalModel
 from genius_lite.evaluate.remembered import Inquiry
 from genius_lite.pipeline.job import Job
 from genius_lite.plan.fit import Sizes
-from genius_lite.plan.history import DoneStages
+from genius_lite.plan.history import FOUND, Decode, DoneStages, Rates
 from genius_lite.plan.lengths import Lengths, ResponseLength
 from genius_lite.plan.memory import Training
-from genius_lite.plan.rates import FOUND, Decode, Rates, decode_rates, learner_rates
+from genius_lite.plan.rehearse import decode_rates, learner_rates
 from genius_lite.plan.seconds import Known, stage_cost
 from genius_lite.plan.tokens import SamplingWork, Work
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Pairs, Quantize, Queries, Recipe

@@ -13,7 +13,7 @@ import pytest
 
 from genius_lite import measurements
 from genius_lite.errors import UserError
-from genius_lite.plan.rates import Decode
+from genius_lite.plan.history import Decode
 from genius_lite.rundir import disk
 from genius_lite.rundir.disk import UNTOLD, cache_folder, free_disk, put, scratch, sync, writing_to
 from genius_lite.rundir.folder import RunDir
