@@ -38,7 +38,6 @@ class History:
 
     @property
     def next(self) -> int:
-        """The number of the round that comes next."""
         return len(self.reports) + 1
 
     def next_policy(self) -> Policy | None:

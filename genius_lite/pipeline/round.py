@@ -104,12 +104,10 @@ class Round(Session):
 
     @cached_property
     def here(self) -> RunDir:
-        """The round's own folder."""
         return self.run.round(self.number)
 
     @property
     def queries(self) -> list[Query]:
-        """What the round searches."""
         return self.job.searched(self.number)
 
     @property

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,11 +70,11 @@ def sample_shard(
     later = f"-round-{number}" if number > 1 else ""
     out = Path(f"{Path(recipe.out)}{later}-shard-{which}-of-{of}")  # a slash at the end of `out` goes
     whole = recipe.model_copy(update={"tracking": Tracking(), "round_queries": None})
-    with open_folder(out, job.identity | {"shard": origin}) as run, closing(Tracker(whole, out)) as tracker:
+    with open_folder(out, job.identity | {"shard": origin}) as run:
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
         nothing_imported = Base(job.source, run / folder.CHECKPOINT)
         of_part = replace(job, recipe=whole, queries=part)
-        session = Session(of_part, nothing_imported, engine, run, progress, stop, tracker)
+        session = Session(of_part, nothing_imported, engine, run, progress, stop, Tracker(whole, out))
         policy = Policy(load_untrusted(model).path if model else job.source.path)
         return out, len(sample(session.round(number), policy))
 

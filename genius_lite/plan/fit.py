@@ -259,7 +259,6 @@ def _changes(job: Job, now: Sizes, lacks: list[Shortfall]) -> Iterator[dict[str,
 
 
 def _halves(key: str, value: int, least: int) -> Iterator[dict[str, object]]:
-    """Halve a setting again and again."""
     while (value := value // 2) >= least:
         yield {key: value}
 

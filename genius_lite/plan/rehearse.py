@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -67,41 +67,40 @@ def rehearse(job: Job, run: RunDir, engine: EngineSettings, progress: Progress) 
     remove(run / FOLDER)
     clock, work = _Clock(progress), run.sub(FOLDER)
     small = _small(job, engine.slots)
-    with closing(Tracker(small.recipe, work.path)) as tracker:
-        base = import_base(job, run, clock)
-        imported = _seconds(run, Stage.IMPORT)
-        r = Session(small, base, engine, work, clock, Stop(), tracker).round(1)
-        rollouts = list(sample(r, r.own))
-        searched = RoundFolder(1, r.here.path).total(Stage.ROLLOUTS)
-        assert searched
-        decode, lengths = decode_rates(searched), _lengths(r, job.recipe.foresight.response_tokens, rollouts)
-        answers, answering = lengths, _answering(job, small)
-        if answering and time.monotonic() - began + searched.seconds <= _ANSWERING:
-            asked = replace(r, job=answering, run=work.sub("answers"))
-            answers = _lengths(asked, job.recipe.answer_tokens, list(sample(asked, asked.own)))
-        found = sizes(job, Machine.here(run.path), lengths, engine)
-        twice = found.training.twice > 0  # as by the run's largest packs
-        recipe = with_settings(small.recipe, {"learner.gradient_checkpointing": twice})
-        r = replace(r, job=replace(small, recipe=recipe))
-        made_of, passes = pair(r, rollouts), found.work.passes
-        decode = _scoring(r, decode, one_of_each(made_of, _amount(_SCORED_PAIRS, job)))
-        usual = sum(n * n for n in passes) // max(1, sum(passes))  # a token's pass: small ones take more for a token
-        pairs = _one_pack(made_of, min(max(usual, _PACK_TOKENS[1]), _amount(_PACK_TOKENS, job)))
-        adapter = train(r, None, [], pairs)
-        learn = learner_rates(clock.marks, _seconds(r.here, Stage.TRAIN), _tokens(pairs), twice)
-        if time.monotonic() - began + (_MERGE + _ROUND) * imported <= _LONGEST:
-            baseline(r, adapter)
-            made = decode
-            policy = next_policy(r, adapter, pairs)
-            if rounds_base(job):
-                scale = file_speed(job.source.path, engine) / file_speed(policy.gguf, engine)
-                made = decode.times(scale)
-            rounded, merged = (_seconds(folder, Stage.MERGE) for folder in (r.rounded, r.here))
-        else:
-            weights = max(0.0, imported - _LIBRARIES)
-            rounded, merged = _ROUND * weights * rounds_base(job), _MERGE * weights
-            size = quantized_bytes(job.source, job.recipe.quantize.type) / quantized_bytes(job.source, "source")
-            made = Decode(decode.start * max(1.0, size), decode.tick * size, decode.sampled, decode.scored)
+    base = import_base(job, run, clock)
+    imported = _seconds(run, Stage.IMPORT)
+    r = Session(small, base, engine, work, clock, Stop(), Tracker(small.recipe, work.path)).round(1)
+    rollouts = list(sample(r, r.own))
+    searched = RoundFolder(1, r.here.path).total(Stage.ROLLOUTS)
+    assert searched
+    decode, lengths = decode_rates(searched), _lengths(r, job.recipe.foresight.response_tokens, rollouts)
+    answers, answering = lengths, _answering(job, small)
+    if answering and time.monotonic() - began + searched.seconds <= _ANSWERING:
+        asked = replace(r, job=answering, run=work.sub("answers"))
+        answers = _lengths(asked, job.recipe.answer_tokens, list(sample(asked, asked.own)))
+    found = sizes(job, Machine.here(run.path), lengths, engine)
+    twice = found.training.twice > 0  # as by the run's largest packs
+    recipe = with_settings(small.recipe, {"learner.gradient_checkpointing": twice})
+    r = replace(r, job=replace(small, recipe=recipe))
+    made_of, passes = pair(r, rollouts), found.work.passes
+    decode = _scoring(r, decode, one_of_each(made_of, _amount(_SCORED_PAIRS, job)))
+    usual = sum(n * n for n in passes) // max(1, sum(passes))  # a token's pass: small ones take more for a token
+    pairs = _one_pack(made_of, min(max(usual, _PACK_TOKENS[1]), _amount(_PACK_TOKENS, job)))
+    adapter = train(r, None, [], pairs)
+    learn = learner_rates(clock.marks, _seconds(r.here, Stage.TRAIN), _tokens(pairs), twice)
+    if time.monotonic() - began + (_MERGE + _ROUND) * imported <= _LONGEST:
+        baseline(r, adapter)
+        made = decode
+        policy = next_policy(r, adapter, pairs)
+        if rounds_base(job):
+            scale = file_speed(job.source.path, engine) / file_speed(policy.gguf, engine)
+            made = decode.times(scale)
+        rounded, merged = (_seconds(folder, Stage.MERGE) for folder in (r.rounded, r.here))
+    else:
+        weights = max(0.0, imported - _LIBRARIES)
+        rounded, merged = _ROUND * weights * rounds_base(job), _MERGE * weights
+        size = quantized_bytes(job.source, job.recipe.quantize.type) / quantized_bytes(job.source, "source")
+        made = Decode(decode.start * max(1.0, size), decode.tick * size, decode.sampled, decode.scored)
     seconds, (every, own) = time.monotonic() - began, _busy_seconds()
     others = max(0.0, (every - busy[0]) - (own - busy[1])) / (seconds * cores())
     rates = Rates(decode, made, *learn, imported, rounded, merged, min(0.95, others), lengths, answers)

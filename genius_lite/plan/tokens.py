@@ -169,7 +169,6 @@ class CountingSampler:
         self._asked = self._tokens = 0
 
     def extend(self, node: Node, n: int, *, until: Until, limit: int) -> list[asyncio.Future[Node]]:
-        """See `Sampler.extend`."""
         if node.parent is None:
             self.prefilled += len(node.tokens)
         made: list[Completion] = []
@@ -188,7 +187,7 @@ class CountingSampler:
         """Nothing is held."""
 
     async def drain(self) -> None:
-        """See `Sampler.drain`; there is no time here to tell of."""
+        """There is no time here to tell of."""
 
     async def serve(self, work: asyncio.Future[Any]) -> None:
         """Answer whatever `work` asks for, until it is done."""
