@@ -267,7 +267,7 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
 
         (name, kept), widened = write(cfg.type), False
         for wider in KEEPING:
-            if size(wider) > size(cfg.type) and kept.loses(cfg.keep):
+            if kept.loses(cfg.keep) and size(wider) > size(cfg.type):
                 (name, kept), widened = write(wider), True
         with timed(parts, "check"):
             # Beside the base in another type the difference of two roundings would be taken for what was learned.

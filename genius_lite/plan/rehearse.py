@@ -93,8 +93,7 @@ def rehearse(job: Job, run: RunDir, engine: EngineSettings, progress: Progress) 
         made = decode
         policy = next_policy(r, adapter, pairs)
         if rounds_base(job):
-            scale = file_speed(job.source.path, engine) / file_speed(policy.gguf, engine)
-            made = decode.times(scale)
+            made = decode.times(file_speed(job.source.path, engine) / file_speed(policy.gguf, engine))
         rounded, merged = (_seconds(folder, Stage.MERGE) for folder in (r.rounded, r.here))
     else:
         weights = max(0.0, imported - _LIBRARIES)
