@@ -17,11 +17,12 @@ from genius_lite.errors import NoPairError, Stop
 from genius_lite.export.bundle import export
 from genius_lite.learner.process_group import SINGLE_PROCESS, ProcessGroup
 from genius_lite.machine.engine_settings import engine_settings
+from genius_lite.pipeline.evaluation import evaluate
 from genius_lite.pipeline.history import History
 from genius_lite.pipeline.job import prepare, require_optimizer
 from genius_lite.pipeline.reuse import copy_stages
 from genius_lite.pipeline.round import Policy, Round, Session
-from genius_lite.pipeline.stages import evaluate, evaluate_base, import_base, next_policy, pair, sample, train
+from genius_lite.pipeline.stages import evaluate_base, import_base, next_policy, pair, sample, train
 from genius_lite.plan.fit import require_room
 from genius_lite.plan.history import cut_off, drop_rehearsal
 from genius_lite.plan.plan import forecast
@@ -129,7 +130,7 @@ def open_run(
             "the plan in this folder was of other settings and is dropped: times are told from the first round on"
         )
     if not force:
-        require_room(job, reuse)
+        require_room(job)
     with (
         open_folder(out, job.identity) as folder,
         progress.showing(out, job.source.path.name, len(job.queries), recipe.rounds, forecast(job)),

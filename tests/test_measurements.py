@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from genius_lite import measurements
-from genius_lite.plan.rates import Decode
+from genius_lite.plan.history import Decode
 
 
 def test_measurements_are_remembered_by_key(tmp_path, monkeypatch):

@@ -181,14 +181,14 @@ def sample(
     ] = None,
 ) -> None:
     """Sample a part of a round's rollouts, to carry to the machine that learns. Run it again to go on."""
-    from genius_lite.pipeline.shards import Shard, sample_shard
+    from genius_lite.pipeline.shards import sample_shard
     from genius_lite.recipe.reader import load
 
     if model and not model.is_file():
         raise UserError(f"--model {model}: no such file; name the run's policy.gguf")
     shown = progress(stderr=False)
     with handle_interrupts(shown) as stop:
-        out, count = sample_shard(load(recipe, settings or []), Shard.parse(shard), number, model, shown, stop)
+        out, count = sample_shard(load(recipe, settings or []), shard, number, model, shown, stop)
     print(f"{amount(count, 'rollouts')} in {visible(str(out))}; genius-lite merge-shards takes them into a run")
 
 

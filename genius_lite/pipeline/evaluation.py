@@ -64,10 +64,10 @@ def evaluate(r: Round, policy: Policy) -> Evaluation:
     here.build(folder.EVALUATION, make)
     for log in (folder.ANSWERS, folder.SAID):
         remove(here / log)
-    base, there = r.folder.base if r.number else None, RoundFolder(r.number, here.path)
+    made = RoundFolder(r.number, here.path)
     if not (r.here / folder.REPORT).exists():  # once there is one, what was counted stays
-        trust_evaluation(r, there)
-    return read_evaluation(there, base, r.job.recipe.rounds)
+        trust_evaluation(r, made)
+    return read_evaluation(made, r.folder.base if r.number else None, r.job.recipe.rounds)
 
 
 def cool(r: Round, policy: Policy) -> Cooled | None:
@@ -172,10 +172,10 @@ def _noted(
     for asked in inquiries:
         found = asked.recall()
         if found.keys() - before:
-            what = f"answers to {asked.task}" if asked.task else "answers to held-out queries"
             whose = "its" if asked.is_answered(found) else f"{len(found)} of its {len(asked.queries)}"
             r.progress.say(
-                f"base model: {whose} {what} are those of an earlier run here (evaluate.remember: false asks again)"
+                f"base model: {whose} answers to {asked.task or 'held-out queries'} are those of an earlier run here "
+                "(evaluate.remember: false asks again)"
             )
         recalled |= found
     sampled, whole = dict(recalled), False
@@ -197,18 +197,16 @@ def _noted(
 
 def remembered(job: Job, engine: EngineSettings) -> set[str]:
     """Name the tasks whose answers by the user's own file an earlier run has left; held-out queries have no name."""
-    recipe, cfg = job.recipe, job.recipe.evaluate
+    cfg = job.recipe.evaluate
     if not cfg.remember:
         return set()
-    way = (recipe.answer_tokens, recipe.seed, cfg.samples, job.temperature, cfg.greedy)
-    who = EvalModel(job.source.path, engine, *way)
-    watching = replace(who, samples=cfg.query_samples, temperature=1.0, greedy=False)
+    watching = EvalModel(job.source.path, engine, job.recipe.answer_tokens, job.recipe.seed, cfg.query_samples)
+    who = replace(watching, samples=cfg.samples, temperature=job.temperature, greedy=cfg.greedy)
     inquiries = [Inquiry(who, job.source, item.task.name, item.questions) for item in job.tasks]
     inquiries.append(Inquiry(watching, job.source, "", job.watched))
     return {one.task for one in inquiries if one.queries and one.is_answered(one.recall())}
 
 
 def _respondent(r: Round, policy: Policy, samples: int, temperature: float = 1.0, greedy: bool = False) -> EvalModel:
-    recipe = r.job.recipe
-    way = (recipe.answer_tokens, recipe.seed, samples, temperature, greedy)
+    way = (r.job.recipe.answer_tokens, r.job.recipe.seed, samples, temperature, greedy)
     return EvalModel(policy.gguf, policy.settings(r.engine), *way, r.sampler_log, r.progress.say, r.stop)

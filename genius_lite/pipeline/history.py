@@ -16,8 +16,7 @@ from genius_lite.evaluate.results import at_best, mean_score, results
 from genius_lite.evaluate.selection import Decision, RoundScore, select_checkpoint
 from genius_lite.evaluate.signals import too_short
 from genius_lite.pipeline.evaluation import BaseResult
-from genius_lite.pipeline.round import Policy, Round, Session
-from genius_lite.pipeline.trust import drop_foreign
+from genius_lite.pipeline.round import Policy, Round, Session, drop_foreign
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.summary import cooling_lines, evaluation_lines, own_lines
 from genius_lite.results.rounds import RoundReport
@@ -39,7 +38,6 @@ class History:
 
     @property
     def next(self) -> int:
-        """The number of the round that comes next."""
         return len(self.reports) + 1
 
     def next_policy(self) -> Policy | None:
@@ -96,8 +94,8 @@ class History:
                     f"{here.adapter} has no figures of its training; delete {here.path} to have it made anew"
                 )
             metrics = round_metrics(found.signals, rollouts, pairs, made.training.accuracy, made.training.margin)
-            others = r.job.recipe.round_queries is not None  # whose values are no rise or fall
-            first = self.reports[0].metrics if self.reports and not others else None
+            alike = r.job.recipe.round_queries is None  # other queries' values are no rise or fall
+            first = self.reports[0].metrics if self.reports and alike else None
             raised = alarms(r.job.recipe.guard, metrics, base.evaluation.signals, first)
             best = at_best(base.cooled, here.responses, r.job.recipe.rounds) if base.cooled else []
             to_own = {}
@@ -145,7 +143,7 @@ def to_sample(r: Round, tuned: Policy) -> Policy:
     assert tuned.adapter
     adapter, quantized = tuned.adapter, r.folder.round(r.number).quantized
     lost = not quantized or quantized.widened or not quantized.keeps
-    if r.last or (r.job.recipe.policy != "adapter" and not lost):
+    if r.number == r.job.recipe.rounds or (r.job.recipe.policy != "adapter" and not lost):
         return tuned
     if lost:
         wanted = type_name(r.job.source, r.job.recipe.quantize.type)

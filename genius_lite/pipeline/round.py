@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,26 +19,16 @@ from genius_lite.progress import Advance, Progress, Stage
 from genius_lite.records import Query
 from genius_lite.report.tracking import Tracker
 from genius_lite.results.rounds import Stats, Timing
-from genius_lite.rundir.folder import (
-    ADAPTER,
-    BASELINE,
-    BEST,
-    EXPORT,
-    ORIGIN,
-    ROUNDED,
-    SUMMARY,
-    TIMINGS,
-    RunDir,
-    remove,
-    round_name,
-)
+from genius_lite.rundir import folder
+from genius_lite.rundir.disk import remove
+from genius_lite.rundir.folder import RunDir, round_name
 from genius_lite.rundir.lines import RecordLog
 from genius_lite.rundir.reader import RoundFolder, RunFolder
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.adapter import write_lora
 from genius_lite.weights.gguf_file import sha256
 from genius_lite.weights.importing import Base
-from genius_lite.weights.untrusted import prove, vouch
+from genius_lite.weights.untrusted import is_vouched, prove, vouch
 
 
 @dataclass(frozen=True)
@@ -77,7 +67,7 @@ class Session:
 
     def round(self, number: int) -> Round:
         """Return the session at a round, for its stages; round 0 is the base model, only evaluated."""
-        return Round(**{field.name: getattr(self, field.name) for field in fields(Session)}, number=number)
+        return Round(**vars(self), number=number)
 
     @property
     def folder(self) -> RunFolder:
@@ -92,13 +82,13 @@ class Session:
     @property
     def baseline(self) -> Policy:
         """The base model that rounds are told against, once `stages.baseline` has seen to it."""
-        made = self.run.path / ROUNDED / BASELINE
+        made = self.rounded / folder.BASELINE
         return Policy(made if made.exists() else self.base.gguf.path)
 
     @property
     def rounded(self) -> RunDir:
         """The folder of the base model in the types of the rounds; there once something is built in it."""
-        return RunDir(self.run.path / ROUNDED)
+        return RunDir(self.run / folder.ROUNDED)
 
     def write_lora(self, adapter: Path, out: Path) -> None:
         """Write an adapter as llama.cpp applies it at run time; being this process' own, it needs no proof."""
@@ -114,12 +104,10 @@ class Round(Session):
 
     @cached_property
     def here(self) -> RunDir:
-        """The round's own folder."""
         return self.run.round(self.number)
 
     @property
     def queries(self) -> list[Query]:
-        """What the round searches."""
         return self.job.searched(self.number)
 
     @property
@@ -149,27 +137,28 @@ class Round(Session):
     @property
     def earlier(self) -> list[RoundFolder]:
         """What the rounds before this one left, whatever folder it is in."""
-        return [RoundFolder(number, self.run.path / round_name(number)) for number in range(1, self.number)]
+        return [RoundFolder(number, self.run / round_name(number)) for number in range(1, self.number)]
 
     def reopen(self) -> None:
         """Drop what the run came to, if it was over: `pairs.at_least` was lowered, or a round is made anew."""
-        for name in (SUMMARY, EXPORT, BEST):
-            remove(self.run.path / name)
+        for name in (folder.SUMMARY, folder.EXPORT, folder.BEST):
+            remove(self.run / name)
 
     def note_origin(self, policy: Policy) -> None:
         """Note which file samples a later round until it is trained: its shards are to be sampled from that one."""
-        if self.number > 1 and not (self.here / ADAPTER).exists():
-            self.here.put_json(ORIGIN, {"model": None if policy.lora else sha256([policy.gguf])})
+        if self.number > 1 and not (self.here / folder.ADAPTER).exists():
+            self.here.put_json(folder.ORIGIN, {"model": None if policy.lora else sha256([policy.gguf])})
 
     @property
     def key(self) -> tuple[int, int]:
         """Of the round's random generators."""
         return (self.job.recipe.seed, self.number)
 
-    @property
-    def last(self) -> bool:
-        """Whether no round follows."""
-        return self.number == self.job.recipe.rounds
+
+def drop_foreign(made: Path) -> None:
+    """Delete a file that this process did not make, where making it anew takes less than proving it."""
+    if made.exists() and not is_vouched(made):
+        remove(made)
 
 
 @contextmanager
@@ -193,7 +182,7 @@ def note_time(
 ) -> None:
     """Add to the timings of a round, or of the run; an interrupted stage that goes on later has several lines."""
     rounded = {name: round(part, 3) for name, part in (parts or {}).items()}
-    with closing(RecordLog(here / TIMINGS, Timing)) as log:
+    with closing(RecordLog(here / folder.TIMINGS, Timing)) as log:
         log.append(Timing(stage, round(seconds, 3), amount, peak_memory(), sampler, rounded, untimed))
 
 

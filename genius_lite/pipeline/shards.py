@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,38 +32,23 @@ from genius_lite.weights.importing import Base
 from genius_lite.weights.untrusted import load_untrusted
 
 
-@dataclass(frozen=True)
-class Shard:
-    """The `number`-th of so many parts, from 1."""
-
-    number: int
-    of: int
-
-    @staticmethod
-    def parse(text: str) -> Shard:
-        """Read a part as it is written, `2/5`.
-
-        Raises:
-            UserError: it is none.
-        """
-        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-        if not found or not 1 <= int(found[1]) <= int(found[2]):
-            raise UserError(f"--shard {text}: write I/N, as 1/4 for the first of four")
-        return Shard(int(found[1]), int(found[2]))
-
-
 def sample_shard(
-    recipe: Recipe, shard: Shard, number: int, model: Path | None, progress: Progress, stop: Stop
+    recipe: Recipe, shard: str, number: int, model: Path | None, progress: Progress, stop: Stop
 ) -> tuple[Path, int]:
     """Sample a shard of a round; return its folder, which goes on after an interruption, and how many rollouts it has.
 
     Args:
+        shard: which of how many parts, from 1: `2/5`.
         model: the GGUF that the run samples this round from; None is the recipe's own, for the first round.
 
     Raises:
         Stopped: `stop` was asked for.
-        UserError: as `prepare`; a later round without its model; a shard without queries; a folder of another shard.
+        UserError: as `prepare`; no such part; a later round without its model; a shard without queries; a folder of
+            another shard.
     """
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
+    if not found or not 1 <= (which := int(found[1])) <= (of := int(found[2])):
+        raise UserError(f"--shard {shard}: write I/N, as 1/4 for the first of four")
     if number > 1 and not model:
         raise UserError(
             f"round {number} is sampled from what an earlier round made: name the run's policy.gguf with --model"
@@ -78,19 +62,19 @@ def sample_shard(
             f'queries.template: {{today: "{today}"}}'
         )
     sampled_from = sha256([model]) if model else job.identity["model"]
-    origin = {"part": f"{shard.number}/{shard.of}", "round": number, "model": sampled_from}
+    origin = {"part": f"{which}/{of}", "round": number, "model": sampled_from}
     searched = job.searched(number)
-    part = searched[shard.number - 1 :: shard.of]
+    part = searched[which - 1 :: of]
     if not part:
-        raise UserError(f"shard {shard.number}/{shard.of} is empty: {len(searched)} queries are searched")
+        raise UserError(f"shard {which}/{of} is empty: {len(searched)} queries are searched")
     later = f"-round-{number}" if number > 1 else ""
-    out = Path(f"{Path(recipe.out)}{later}-shard-{shard.number}-of-{shard.of}")  # a slash at the end of `out` goes
+    out = Path(f"{Path(recipe.out)}{later}-shard-{which}-of-{of}")  # a slash at the end of `out` goes
     whole = recipe.model_copy(update={"tracking": Tracking(), "round_queries": None})
-    with open_folder(out, job.identity | {"shard": origin}) as run, closing(Tracker(whole, out)) as tracker:
+    with open_folder(out, job.identity | {"shard": origin}) as run:
         engine = engine_settings(recipe.sampler, job.source, job.context, progress)
         nothing_imported = Base(job.source, run / folder.CHECKPOINT)
         of_part = replace(job, recipe=whole, queries=part)
-        session = Session(of_part, nothing_imported, engine, run, progress, stop, tracker)
+        session = Session(of_part, nothing_imported, engine, run, progress, stop, Tracker(whole, out))
         policy = Policy(load_untrusted(model).path if model else job.source.path)
         return out, len(sample(session.round(number), policy))
 
@@ -115,13 +99,12 @@ def merge_shards(out: Path, shards: Sequence[Path], say: Callable[[str], None]) 
             _require_origin(run, number, model)
         here = run.round(number)
         log, failures = RecordLog(here / folder.ROLLOUTS, Rollout), RecordLog(here / folder.FAILED_FILE, FailedQuery)
-        over, new = {*log.records.query_ids(), *failures.records.query_ids()}, [0] * len(shards)
-        for n, part in enumerate(parts):
-            new[n] += log.extend(part.rollouts, over)
-        for n, part in enumerate(parts):  # last: what one machine did not survive, another one may have searched
-            new[n] += failures.extend(part.failed, over)
-        for shard, count in zip(shards, new, strict=True):
-            say(f"{shard}: {count} queries of round {number} are new")
+        over = {*log.records.query_ids(), *failures.records.query_ids()}
+        searched = [log.extend(part.rollouts, over) for part in parts]
+        # Last: what one machine did not survive, another one may have searched.
+        failed = [failures.extend(part.failed, over) for part in parts]
+        for shard, *new in zip(shards, searched, failed, strict=True):
+            say(f"{shard}: {sum(new)} queries of round {number} are new")
         log.close()
         failures.close()
         return len(over)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from shutil import copyfile
@@ -20,7 +21,7 @@ from genius_lite.hardware.system import give_memory_back
 from genius_lite.pipeline.backends import Search, search
 from genius_lite.pipeline.evaluation import BaseResult, cool, evaluate
 from genius_lite.pipeline.job import Job
-from genius_lite.pipeline.round import Policy, Round, Session, counted, note_time, note_untimed, timed
+from genius_lite.pipeline.round import Policy, Round, counted, note_time, note_untimed, timed
 from genius_lite.pipeline.stand_in import stand_in
 from genius_lite.pipeline.trust import trust_checkpoint, trust_pairs, trust_policy, trust_searches, trusted_importance
 from genius_lite.progress import Progress, Stage
@@ -29,8 +30,9 @@ from genius_lite.records import FailedQuery, PreferencePair, Rollout
 from genius_lite.report.summary import kept_lines
 from genius_lite.results.rounds import Quantized, ScoredMargin
 from genius_lite.rundir import folder
+from genius_lite.rundir.disk import remove
 from genius_lite.rundir.documents import read_typed
-from genius_lite.rundir.folder import RunDir, remove, write_json
+from genius_lite.rundir.folder import RunDir, write_json
 from genius_lite.rundir.lines import Lines, RecordLog, write_records
 from genius_lite.rundir.reader import RoundFolder
 from genius_lite.sampler.interface import run_until_complete
@@ -46,8 +48,6 @@ from genius_lite.weights.quantize import quantized_bytes, type_name, types_bytes
 from genius_lite.weights.retained import check, one_of_each
 from genius_lite.weights.source import ORIGINAL, copy_original, named_origin
 from genius_lite.weights.untrusted import vouch
-
-__all__ = ["evaluate", "evaluate_base", "import_base", "next_policy", "pair", "sample", "train"]
 
 COMPARED = 8  # rollouts that learner and sampler both score
 KEEPING: tuple[QuantType, ...] = ("Q8_0", "F16")  # for a round whose own type lost what was learned
@@ -201,17 +201,17 @@ def train(r: Round, start: Path | None, rollouts: Sequence[Rollout], pairs: Sequ
     return adapter
 
 
-def evaluate_base(r: Session, adapter: Path) -> BaseResult:
+def evaluate_base(r: Round, adapter: Path) -> BaseResult:
     """Evaluate what rounds are told against: the base model, rounded as `next_policy` rounds; once a run.
 
     Raises:
         Stopped: the run was asked to stop.
     """
-    base, start = baseline(r, adapter), r.round(0)
+    base, start = baseline(r, adapter), replace(r, number=0)
     return BaseResult(evaluate(start, base), cool(start, base))
 
 
-def baseline(r: Session, adapter: Path) -> Policy:
+def baseline(r: Round, adapter: Path) -> Policy:
     """Round the base model as `next_policy` rounds, which is what rounds are told against; written once a run.
 
     It is the base's own file where every tensor keeps its type.
@@ -259,22 +259,22 @@ def next_policy(r: Round, adapter: Path, pairs: Sequence[PreferencePair]) -> Pol
             stage = r.progress.stage(f"round {r.number}: {name}", size(kind), "MB", 1e-6)
             with timed(parts, "file"), stage as advance:
                 own = rounded if kind == cfg.type else None
-                return name, merge(r.base, learned, kind, out, advance, like=like, rounded=own)
+                kept = merge(r.base, learned, kind, out, advance, like=like, rounded=own)
+            if kept.loses(cfg.keep):
+                share = f"{kept.share or 0:.1%} of what was learned, less than {cfg.keep:.0%}"
+                r.progress.say(f"warning: {name} keeps {share}")
+            return name, kept
 
-        wider: list[QuantType] = [kind for kind in KEEPING if size(kind) > size(cfg.type)]
-        untried, (name, kept) = len(wider), write(cfg.type)
-        while loses := kept.loses(cfg.keep):
-            share = f"{kept.share or 0:.1%} of what was learned, less than {cfg.keep:.0%}"
-            r.progress.say(f"warning: {name} keeps {share}")
-            if not wider:
-                break
-            name, kept = write(wider.pop(0))
+        (name, kept), widened = write(cfg.type), False
+        for wider in KEEPING:
+            if kept.loses(cfg.keep) and size(wider) > size(cfg.type):
+                (name, kept), widened = write(wider), True
         with timed(parts, "check"):
             # Beside the base in another type the difference of two roundings would be taken for what was learned.
-            scored = _score(r, out, adapter, pairs) if cfg.checks(r.number) and len(wider) == untried else None
+            scored = _score(r, out, adapter, pairs) if cfg.checks(r.number) and not widened else None
         note_time(r.here, Stage.MERGE, time.monotonic() - began, out.stat().st_size, parts=parts)
-        widened, digest = len(wider) < untried, sha256([out])
-        found = Quantized(name, kept.share, not loses, widened, kept.error, kept.by_matrix, scored, digest)
+        keeps, digest = not kept.loses(cfg.keep), sha256([out])
+        found = Quantized(name, kept.share, keeps, widened, kept.error, kept.by_matrix, scored, digest)
         r.here.put_json(folder.QUANTIZED, found)  # before the file has its name
         vouch(out)
         for line in kept_lines(found):

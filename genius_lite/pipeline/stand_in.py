@@ -10,9 +10,10 @@ itself.
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,20 +24,18 @@ from genius_lite.errors import UserError
 from genius_lite.machine.bench import file_speed
 from genius_lite.machine.engine_settings import fits
 from genius_lite.measurements import recall, remember
-from genius_lite.pipeline.agreement import apart, continuations, scores
-from genius_lite.pipeline.round import Policy, Round, note_time
-from genius_lite.pipeline.trust import drop_foreign
+from genius_lite.pipeline.round import Policy, Round, drop_foreign, note_time
 from genius_lite.progress import Stage
 from genius_lite.recipe import QuantType
+from genius_lite.records import Query
 from genius_lite.results.rounds import SampledFrom
 from genius_lite.rundir import folder
-from genius_lite.rundir.disk import free_disk
-from genius_lite.rundir.documents import as_typed
-from genius_lite.rundir.folder import remove
-from genius_lite.sampler.client import open_sampler
-from genius_lite.sampler.interface import run_until_complete
+from genius_lite.rundir.disk import free_disk, remove
+from genius_lite.sampler.client import QueryFailedError, open_sampler
+from genius_lite.sampler.interface import Sampler, run_until_complete
 from genius_lite.sampler.messages import Sampling
 from genius_lite.sampler.process import SamplerError
+from genius_lite.sampler.tree import Node
 from genius_lite.weights import gguf_file
 from genius_lite.weights.adapter import Adapter
 from genius_lite.weights.merge import Kept, merge, requantize
@@ -48,6 +47,7 @@ _SIXTEEN: tuple[QuantType, ...] = ("BF16", "F16")
 _SAMPLED = 0.3  # of the most tokens that a search may sample: responses end, and candidates repeat
 _CLEARLY = 0.95  # of the time: less is won by chance, as short as the measurements are
 _AGREED = 0.02  # nats per token that two files of one model may be apart, beyond what rounding does to either
+_PROMPTS, _TOKENS = 8, 64  # on whose continuations, of so many tokens each, two are compared
 _ROOM = 1.1  # of a file's bytes that the disk must have left
 
 
@@ -69,17 +69,6 @@ class _Agreement(msgspec.Struct, frozen=True):
     survives: bool = True
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file that the policy can be sampled from: how it is written, and what it is then.
-
-    `write` returns what the file keeps of the update, None where it has nothing to lose.
-    """
-
-    write: Callable[[Path], Kept | None]
-    policy: Callable[[Path], Policy]
-
-
 def stand_in(r: Round, policy: Policy, share: float = 1.0) -> Policy:
     """Return the file that samples the round on this machine the soonest: the policy's own, or one made for it.
 
@@ -95,19 +84,18 @@ def stand_in(r: Round, policy: Policy, share: float = 1.0) -> Policy:
     if expected < WORTH and not (r.here / folder.SAMPLED).exists():
         return policy
     drop_foreign(r.here / folder.STAND_IN)
-    files = _files(r, policy)
-    found = r.here.build_json(folder.SAMPLED, lambda: _choose(r, policy, files, expected))
-    chosen = as_typed(found, SampledFrom, r.here / folder.SAMPLED)
+    trial = _Trial(r, policy)
+    chosen: SampledFrom = r.here.build_json(folder.SAMPLED, lambda: _choose(trial, expected), SampledFrom)
     speeds = ", ".join(f"{name} {speed:.0f}" for name, speed in chosen.tokens_per_s.items())
-    sampled, size, own = policy, 0, _name(policy)
-    if chosen.file not in (own, *files):
+    if chosen.file not in (trial.own, *trial.files):
         before = f"round {r.number} was sampled from {chosen.file}"
-        r.progress.say(f"warning: {before}, which does not fit any more; the rest is from {own}")
+        r.progress.say(f"warning: {before}, which does not fit any more; the rest is from {trial.own}")
     else:
         r.progress.say(f"round {r.number} is sampled from {chosen.file}; tokens/s here: {speeds}")
-    if file := files.get(chosen.file):
-        made = r.here.build(folder.STAND_IN, file.write)
-        sampled, size = file.policy(made), made.stat().st_size
+    sampled, size = trial.policy, 0
+    if chosen.file in trial.files:
+        made = r.here.build(folder.STAND_IN, partial(trial.make, chosen.file))
+        sampled, size = trial.sampled(chosen.file), made.stat().st_size
     seconds = time.monotonic() - start
     note_time(r.here, Stage.MERGE, seconds, size, parts={"to sample from": seconds})
     return sampled
@@ -115,61 +103,18 @@ def stand_in(r: Round, policy: Policy, share: float = 1.0) -> Policy:
 
 def _expected(r: Round) -> float:
     """Estimate the tokens that the round samples: as many as the one before, or by the recipe."""
-    before = [here.total(Stage.ROLLOUTS) for here in r.folder.rounds if here.number < r.number]
-    if known := [timing.whole for timing in before if timing]:
+    if known := [timing.whole for here in r.earlier if (timing := here.total(Stage.ROLLOUTS))]:
         return known[-1]
     cfg = r.job.recipe.foresight
     return _SAMPLED * len(r.queries) * cfg.beams * cfg.candidates * cfg.most_steps * cfg.response_tokens
 
 
-def _files(r: Round, policy: Policy) -> dict[str, _File]:
-    """Return what can be sampled from in the policy's place, and fits memory and disk, by name."""
-    source, own, adapter = r.job.source, gguf_file.read(policy.gguf), policy.adapter
-    found = dict[str, _File]()
-
-    def sixteen(kind: QuantType, out: Path) -> Kept | None:
-        kept = None
-        if adapter:
-            kept = merge(r.base, Adapter.load(adapter, r.base), kind, out, like=source)
-        else:
-            requantize(own, kind, out)
-        vouch(out)
-        return kept
-
-    for kind in _SIXTEEN:
-        size = types_bytes(source, types := types_of(source, kind))
-        room = free_disk(r.here.path) > _ROOM * size
-        if types != {t.name: t.type for t in own.tensors} and room and fits(source, size, r.engine):
-            found[kind] = _File(partial(sixteen, kind), lambda made: Policy(made, adapter))
-    # The base in the types of the rounds is no faster than a round's file; the user's own may be.
-    if adapter and not r.job.weights and type_name(source, "source") != type_name(own, "source"):
-        name = f"the model's file ({type_name(source, 'source')}, with the adapter)"
-        found[name] = _File(partial(r.write_lora, adapter), lambda made: Policy(source.path, adapter, made))
-    return found
-
-
-def _choose(r: Round, policy: Policy, files: dict[str, _File], expected: float) -> SampledFrom:
+def _choose(trial: _Trial, expected: float) -> SampledFrom:
     """Measure what is not known yet, and choose; what is chosen and was to be written stands in the round's folder."""
-    own, trial = _name(policy), _Trial(r, files)
-    engine = msgspec.structs.replace(r.engine, context=0, parked=0, watchdog=0.0)
-    learner = r.job.recipe.learner
-
-    def speed(name: str) -> _Speed:
-        key = (r.job.source.sha256, name, policy.adapter is not None, learner.rank, learner.targets, engine)
-        if found := recall("pace", key, _Speed):
-            return found
-        try:
-            found = trial.speed(name) if name in files else _Speed(file_speed(policy.gguf, policy.settings(r.engine)))
-        except (UserError, SamplerError) as e:
-            r.progress.say(f"warning: {name} cannot be sampled from here: {e}")
-            return _Speed(0.0)
-        remember("pace", key, found)
-        return found
-
-    speeds = dict[str, _Speed]()
+    r, own, files, speeds = trial.r, trial.own, trial.files, dict[str, _Speed]()
     with r.progress.stage(f"round {r.number}: measure files", 1 + len(files), "files") as advance:
         for name in (own, *files):
-            speeds[name] = speed(name)
+            speeds[name] = trial.speed(name)
             advance(1)
 
     def seconds(name: str) -> float:
@@ -177,32 +122,81 @@ def _choose(r: Round, policy: Policy, files: dict[str, _File], expected: float) 
         return expected / rate + speeds[name].written_s if rate else float("inf")
 
     faster = (name for name in sorted(files, key=seconds) if seconds(name) <= _CLEARLY * seconds(own))
-    chosen = next((name for name in faster if trial.is_the_policy(name, policy)), own)
+    chosen = next((name for name in faster if trial.is_the_policy(name)), own)
     if trial.written != chosen:
         remove(r.here / folder.STAND_IN)
     return SampledFrom(chosen, {name: round(found.tokens_per_s, 1) for name, found in speeds.items()})
 
 
 class _Trial:
-    """The round's place for a file to sample from, where one after the other is written and tried."""
+    """What a policy can be sampled from, of which one file after the other is written in the round's folder and tried.
 
-    def __init__(self, r: Round, files: dict[str, _File]):
-        self.r, self.files = r, files
-        self.written: str | None = None
+    `own` is the name of the policy's file. The others that fit memory and disk are in `files`, with their type of 16
+    bits, or None for the model's own file with the adapter beside it.
+    """
+
+    def __init__(self, r: Round, policy: Policy):
+        self.r, self.policy, self.written = r, policy, ""
         self._kept: Kept | None = None
+        source, made = r.job.source, gguf_file.read(policy.gguf)
+        of_source, of_own = type_name(source, "source"), type_name(made, "source")
+        self.own = f"its own file ({of_own}{', with the adapter' if policy.lora else ''})"
+        self.files: dict[str, QuantType | None] = {}
+        for kind in _SIXTEEN:
+            size = types_bytes(source, types := types_of(source, kind))
+            room = free_disk(r.here.path) > _ROOM * size
+            if types != {t.name: t.type for t in made.tensors} and room and fits(source, size, r.engine):
+                self.files[kind] = kind
+        # The base in the types of the rounds is no faster than a round's file; the user's own may be.
+        if policy.adapter and not r.job.weights and of_source != of_own:
+            self.files[f"the model's file ({of_source}, with the adapter)"] = None
+
+    def make(self, name: str, out: Path) -> None:
+        """Write a file, and note what it keeps of the update; None where it has nothing to lose."""
+        r, kind, adapter, self._kept = self.r, self.files[name], self.policy.adapter, None
+        if not kind:
+            assert adapter
+            r.write_lora(adapter, out)
+            return
+        if adapter:
+            self._kept = merge(r.base, Adapter.load(adapter, r.base), kind, out, like=r.job.source)
+        else:
+            requantize(gguf_file.read(self.policy.gguf), kind, out)
+        vouch(out)
+
+    def sampled(self, name: str) -> Policy:
+        """Return what samples from a file, once it is written."""
+        if name not in self.files:
+            return self.policy
+        made = self.r.here / folder.STAND_IN
+        own, adapter = self.r.own.gguf, self.policy.adapter
+        return Policy(made, adapter) if self.files[name] else Policy(own, adapter, made)
 
     def speed(self, name: str) -> _Speed:
-        start = time.monotonic()
-        made = self._write(name)
-        written = time.monotonic() - start
-        return _Speed(file_speed(made.gguf, made.settings(self.r.engine)), written)
+        """Measure a file, or recall it; 0 tokens a second where it cannot be sampled from."""
+        job, learner = self.r.job, self.r.job.recipe.learner
+        engine = msgspec.structs.replace(self.r.engine, context=0, parked=0, watchdog=0.0)
+        key = (job.source.sha256, name, self.policy.adapter is not None, learner.rank, learner.targets, engine)
+        if found := recall("pace", key, _Speed):
+            return found
+        try:
+            start = time.monotonic()
+            made = self._write(name)
+            written = time.monotonic() - start if name in self.files else 0.0
+            found = _Speed(file_speed(made.gguf, made.settings(self.r.engine)), written)
+        except (UserError, SamplerError) as e:
+            self.r.progress.say(f"warning: {name} cannot be sampled from here: {e}")
+            return _Speed(0.0)
+        remember("pace", key, found)
+        return found
 
-    def is_the_policy(self, name: str, policy: Policy) -> bool:
+    def is_the_policy(self, name: str) -> bool:
         """Say whether a file speaks of the same model: the base's by what it says, a merged one by what it keeps.
 
         What the base's file of this type said counts for a merged one too: llama.cpp computes with both alike.
         """
-        key = (self.r.job.source.sha256, name, msgspec.structs.replace(self.r.engine, watchdog=0.0))
+        policy, engine = self.policy, msgspec.structs.replace(self.r.engine, watchdog=0.0)
+        key = (self.r.job.source.sha256, name, engine)
         made, found = self._write(name), recall("agreement", key, _Agreement)
         if policy.adapter and self._kept and self._kept.loses(self.r.job.recipe.quantize.keep):
             return False
@@ -222,22 +216,12 @@ class _Trial:
         return False
 
     def _write(self, name: str) -> Policy:
-        place, file = self.r.here / folder.STAND_IN, self.files[name]
-
-        def make(out: Path) -> None:
-            self._kept = file.write(out)
-
-        if self.written != name:
-            remove(place)
-            self.written = None
-            self.r.here.build(folder.STAND_IN, make)
+        if name in self.files and self.written != name:
+            remove(self.r.here / folder.STAND_IN)
+            self.written = ""
+            self.r.here.build(folder.STAND_IN, partial(self.make, name))
             self.written = name
-        return file.policy(place)
-
-
-def _name(policy: Policy) -> str:
-    kind = type_name(gguf_file.read(policy.gguf), "source")
-    return f"its own file ({kind}{', with the adapter' if policy.lora else ''})"
+        return self.sampled(name)
 
 
 async def _compare(r: Round, policy: Policy, other: Policy) -> _Agreement | None:
@@ -254,3 +238,43 @@ async def _compare(r: Round, policy: Policy, other: Policy) -> _Agreement | None
     if not np.isfinite(theirs_T[known_T]).all():
         return _Agreement(0.0, 0.0, survives=False)
     return _Agreement(apart(theirs_T, ours_T, known_T), apart(again_T, ours_T, known_T))
+
+
+async def continuations(r: Round, sampler: Sampler, queries: Sequence[Query]) -> list[Node]:
+    """Let a sampler go on with a few of the queries; those that it does not survive are left out, and named."""
+    limit, nodes = min(_TOKENS, r.job.recipe.foresight.max_tokens), list[Node]()
+    roots = [Node(None, query.tokens, (*r.key, query.id)) for query in queries[:_PROMPTS]]
+    asked = [sampler.extend(root, 1, until="end", limit=limit)[0] for root in roots]
+    for query, node in zip(queries, await asyncio.gather(*asked, return_exceptions=True), strict=False):
+        if isinstance(node, Node):
+            nodes.append(node)
+        elif not isinstance(node, QueryFailedError):
+            raise node
+        else:
+            r.progress.say(f"warning: query {query.id} is not compared: {node}")
+    return nodes
+
+
+async def scores(r: Round, policy: Policy, nodes: Sequence[Node], *, reordered: bool = False) -> np.ndarray:
+    """Score the nodes' tokens with a policy here, nats, (tokens,); `reordered`: sums in another order.
+
+    Those of a node that llama.cpp does not survive are NaN; it is named.
+    """
+    settings = policy.settings(r.engine).with_slots(1)
+    if reordered:
+        other = settings.flash_attention is False
+        settings = msgspec.structs.replace(settings, flash_attention=other, kv_type="F16")
+    scored: list[list[float]] = []
+    async with open_sampler(policy.gguf, settings, Sampling(1.0), r.sampler_log, say=r.progress.say) as local:
+        for parent, node in ((node.parent, node) for node in nodes if node.parent):
+            try:
+                scored.append(await local.score(parent.path, node.tokens))
+            except QueryFailedError as e:
+                r.progress.say(f"warning: a response to {parent.key[-1]} is not compared: {e}")
+                scored.append([math.nan] * len(node.tokens))
+    return np.concatenate(scored)
+
+
+def apart(one_T: np.ndarray, other_T: np.ndarray, known_T: np.ndarray) -> float:
+    """Return the mean absolute difference of what two scored, nats per token, over the tokens that are known."""
+    return float(np.abs(one_T - other_T)[known_T].mean())

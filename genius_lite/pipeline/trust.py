@@ -10,7 +10,6 @@ from genius_lite.pipeline.round import Round
 from genius_lite.records import FailedQuery, PreferencePair, Rollout
 from genius_lite.rundir import folder
 from genius_lite.rundir.checks import check_pairs, check_rollouts
-from genius_lite.rundir.folder import remove
 from genius_lite.rundir.lines import Lines
 from genius_lite.rundir.reader import RoundFolder
 from genius_lite.text import brief
@@ -125,9 +124,3 @@ def trust_checkpoint(base: Base) -> None:
     """
     if not is_vouched(base.hf_checkpoint / "config.json"):
         read_config(base.hf_checkpoint)
-
-
-def drop_foreign(made: Path) -> None:
-    """Delete a file that this process did not make, where making it anew takes less than proving it."""
-    if made.exists() and not is_vouched(made):
-        remove(made)

@@ -6,7 +6,7 @@ What `run` refuses, and which change of a recipe would make it fit: estimated ag
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,15 +14,13 @@ from pydantic import ValidationError
 from genius_lite.errors import UserError
 from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.pipeline.job import Job
-from genius_lite.pipeline.reuse import is_imported_alike
 from genius_lite.plan.history import DoneStages, known_lengths, look_back, same_run
 from genius_lite.plan.lengths import Lengths, shortest
-from genius_lite.plan.memory import BASE, Peak, Training, Use, peaks, resolve_training
+from genius_lite.plan.memory import BASE, Peak, Training, Use, fullest, peaks, resolve_training
 from genius_lite.plan.shape import Machine, Shape
 from genius_lite.plan.tokens import Work, expected_work
 from genius_lite.progress import SILENT, Stage
 from genius_lite.recipe import Recipe
-from genius_lite.rundir.folder import CHECKPOINT
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.quantize import quantized_bytes
 
@@ -50,11 +48,9 @@ class Sizes:
 
     @property
     def highest(self) -> Peak:
-        """Find the stage that takes the most main memory."""
-        return max([*self.first.values(), *self.later.values()], key=lambda peak: peak.total)
+        return fullest([*self.first.values(), *self.later.values()])
 
     def peak(self, stage: str, number: int) -> Peak:
-        """Look up a stage of a round."""
         return (self.first if number <= 1 else self.later)[stage]
 
 
@@ -69,12 +65,10 @@ class Shortfall:
 
     @property
     def on_disk(self) -> bool:
-        """Say whether it is disk that lacks."""
         return self.what.startswith("disk")
 
     @property
     def ratio(self) -> float:
-        """Divide what is wanted by what is free."""
         return self.wanted / max(1, self.free)
 
 
@@ -90,7 +84,7 @@ def sizes(
     engine = engine or engine_settings(recipe.sampler, job.source, job.context, SILENT, unmeasured=slots)
     trees, on_cpu = not shape.recurrent, machine.device == "cpu"
     work = expected_work(recipe, job.searched(1), lengths, engine.slots, trees=trees, on_cpu=on_cpu)
-    training = resolve_training(recipe.learner, shape, machine, work.learned.passes, work.learned.counted)
+    training = resolve_training(recipe.learner, shape, machine, work.passes, work.counted)
     use = Use(recipe, job.source, shape, engine, training, machine, evaluated=bool(job.tasks or job.watched))
     first, later = ({peak.stage: peak for peak in peaks(use, first=of_first)} for of_first in (True, False))
     disk = disk_bytes(job, shape, work.rollouts.sampled)
@@ -114,8 +108,7 @@ def disk_bytes(job: Job, shape: Shape, sampled: float) -> dict[str, int]:
     passing = {Stage.ROLLOUTS: 0, Stage.TRAIN: 2 * 3 * adapter, Stage.MERGE: adapter, Stage.EXPORT: made}
     held = sixteen * (2 if job.weights else 1)
     found: dict[str, int] = {Stage.IMPORT: held + (sixteen if job.weights else shape.tensor_bytes)}
-    each = kept[Stage.ROLLOUTS] + kept[Stage.TRAIN] + kept[Stage.MERGE]
-    held += (rounds - 1) * each + (rounds > 1) * base
+    held += (rounds - 1) * (sum(kept.values()) - kept[Stage.EXPORT]) + (rounds > 1) * base
     for stage, size in kept.items():
         held += size + (base if stage == Stage.MERGE and rounds == 1 else 0)
         found[stage] = held + passing[stage]
@@ -141,12 +134,9 @@ def shortfalls(job: Job, found: Sizes, machine: Machine, history: DoneStages, ma
     Args:
         margin: the share of the estimated memory from which something is said to lack.
     """
-    ahead = [
-        (stage, found.peak(stage, number)) for stage, number in stages_of(job) if (stage, number) not in history.done
-    ]
-    lacks = []
+    ahead, lacks = [stage for stage in stages_of(job) if stage not in history.done], list[Shortfall]()
     for stage in dict.fromkeys(stage for stage, _ in ahead):
-        peak = max((peak for name, peak in ahead if name == stage), key=lambda peak: peak.total)
+        peak = fullest(found.peak(*each) for each in ahead if each[0] == stage)
         on_gpu = machine.learner_memory if stage == Stage.TRAIN else machine.gpu_memory
         if margin * peak.total > machine.memory:
             lacks.append(Shortfall(stage, "memory", peak.total, machine.memory))
@@ -183,31 +173,25 @@ class Suggestion:
     memory: int
 
     @property
-    def lines(self) -> list[str]:
-        """Write them as `--set` takes them."""
+    def options(self) -> str:
+        """Write them as the command line takes them."""
         shown = {key: str(v).lower() if isinstance(v, bool) else v for key, v in self.settings.items()}
-        return [f"{key}={value}" for key, value in shown.items()]
+        return " ".join(f"--set {key}={value}" for key, value in shown.items())
 
 
-def require_room(job: Job, reuse: Path | None = None) -> None:
+def require_room(job: Job) -> None:
     """Refuse a run for which memory or disk cannot suffice. Nothing is measured, and no weights are read.
 
     What a run folder has finished already needs no memory any more, and its files no more disk. Responses are taken to
     be short, unless a rehearsal or the folder's first round says how long they are.
 
-    Args:
-        reuse: another run's folder, from which what is imported may be taken.
-
     Raises:
         UserError: a stage, how much it takes, and what would help.
     """
     out = Path(job.recipe.out)
-    if not same_run(out, job.identity):
-        return  # it is refused for that when it is opened
-    history = look_back(out, job.recipe.rounds)
-    if reuse and (reuse / CHECKPOINT).exists() and is_imported_alike(job.identity, reuse):
-        history = replace(history, done=history.done | {(Stage.IMPORT, 0): None})
-    require_room_on(job, Machine.here(out), known_lengths(job) or shortest(job.recipe.foresight), history)
+    if same_run(out, job.identity):  # else it is refused for that when it is opened
+        lengths = known_lengths(job) or shortest(job.recipe.foresight)
+        require_room_on(job, Machine.here(out), lengths, look_back(out, job.recipe.rounds))
 
 
 def require_room_on(job: Job, machine: Machine, lengths: Lengths, history: DoneStages) -> None:
@@ -275,7 +259,6 @@ def _changes(job: Job, now: Sizes, lacks: list[Shortfall]) -> Iterator[dict[str,
 
 
 def _halves(key: str, value: int, least: int) -> Iterator[dict[str, object]]:
-    """Halve a setting again and again."""
     while (value := value // 2) >= least:
         yield {key: value}
 
@@ -283,10 +266,10 @@ def _halves(key: str, value: int, least: int) -> Iterator[dict[str, object]]:
 def advice(lacks: list[Shortfall], found: Suggestion | None) -> str:
     """Say in one sentence what would help."""
     if found and not found.lacks:
-        return f"--set {' --set '.join(found.lines)} would make it fit"
+        return f"{found.options} would make it fit"
     if lacks[0].on_disk:
         return "make room or move `out` to another disk"
     if lacks[0].stage in (Stage.IMPORT, Stage.MERGE):
         return "the model is too large for this machine; take a smaller one, or close other programs"
-    some = f"--set {' --set '.join(found.lines)} helps but is not enough: " if found else ""
+    some = f"{found.options} helps but is not enough: " if found else ""
     return f"{some}take a smaller model, or close other programs"

@@ -43,7 +43,6 @@ class Ends(msgspec.Struct, frozen=True):
 
     @property
     def line(self) -> str:
-        """Say it to a person."""
         of_all = f"{self.ended / self.responses:.0%} of {amount(self.responses, 'responses')}"
         found = f"{of_all} ended within {self.limit} tokens"
         if self.thoughts:

@@ -7,7 +7,7 @@ memory together; pages that both map count twice. Constants that are no arithmet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -28,7 +28,6 @@ from genius_lite.weights.quantize import quantized_bytes
 from genius_lite.weights.retained import SCORING_SLOTS
 
 BASE = "base model"  # its evaluation, which is no round's
-STAGES = (Stage.IMPORT, BASE, Stage.ROLLOUTS, Stage.TRAIN, Stage.MERGE, Stage.EVALUATE, Stage.EXPORT)
 
 # Resident memory, in bytes.
 _MAIN = 404e6  # a run whose recipe is prepared: interpreter, numpy, llama.cpp, datasets, transformers, torch
@@ -90,13 +89,16 @@ class Peak:
 
     @property
     def total(self) -> int:
-        """Add up the main memory."""
         return sum(self.parts.values())
 
     @property
     def gpu_total(self) -> int:
-        """Add up the GPU's memory."""
         return sum(self.gpu.values())
+
+
+def fullest(peaks: Iterable[Peak]) -> Peak:
+    """Return the one that takes the most main memory."""
+    return max(peaks, key=lambda peak: peak.total)
 
 
 def peaks(use: Use, *, first: bool) -> list[Peak]:
@@ -111,8 +113,7 @@ def peaks(use: Use, *, first: bool) -> list[Peak]:
     found.append(_sampling(use, Stage.ROLLOUTS, before, base if first else made))
     found += [_training(use, max(before, untrained + int(_LEARNER))), _quantizing(use, trained, made)]
     if use.evaluated:  # the policy answers, then the base model scores what it said
-        answering, scoring = (_sampling(use, Stage.EVALUATE, trained, made, scores=scores) for scores in (False, True))
-        found.append(max(answering, scoring, key=lambda peak: peak.total))
+        found.append(fullest(_sampling(use, Stage.EVALUATE, trained, made, scores=scores) for scores in (False, True)))
     return [*found, Peak(Stage.EXPORT, {"libraries": trained})]
 
 
@@ -163,12 +164,11 @@ def _import(use: Use) -> dict[str, int]:
 def _training(use: Use, main: int) -> Peak:
     """Take the fuller one of an update and of loading, when the tables in 16 bits stand beside what is made of them."""
     device, cfg = use.machine.device, use.recipe.learner
-    update = training_parts(cfg, use.shape, use.training, device)
-    loading = {"weights": update["weights"], "conversion": 2 * use.shape.tables}
+    update, tables = training_parts(cfg, use.shape, use.training, device), 2 * use.shape.tables
     if device == "cuda":
-        return Peak(Stage.TRAIN, {"libraries": main, "conversion": loading["conversion"]}, update)
-    fuller = max(update, loading, key=lambda parts: sum(parts.values()))
-    return Peak(Stage.TRAIN, {"libraries": main, **fuller})
+        return Peak(Stage.TRAIN, {"libraries": main, "conversion": tables}, update)
+    loading = {"weights": update["weights"], "conversion": tables}
+    return fullest(Peak(Stage.TRAIN, {"libraries": main, **parts}) for parts in (update, loading))
 
 
 def _quantizing(use: Use, main: int, made: int) -> Peak:
@@ -181,7 +181,7 @@ def _quantizing(use: Use, main: int, made: int) -> Peak:
     few = replace(use, engine=use.engine.with_slots(SCORING_SLOTS))
     scoring = _sampling(few, Stage.MERGE, main, made, scores=True)
     scoring.parts["conversion"] = blocks
-    return max(merging, scoring, key=lambda peak: peak.total)
+    return fullest([merging, scoring])
 
 
 def resolve_training(cfg: Learner, shape: Shape, machine: Machine, passes: Sequence[int], counted: int) -> Training:
@@ -191,9 +191,8 @@ def resolve_training(cfg: Learner, shape: Shape, machine: Machine, passes: Seque
         passes: tokens of each forward pass.
         counted: those of the largest whose log-probability is wanted.
     """
-    precision = cfg.precision
-    if precision == "auto":
-        precision = fitting_precision(machine.bf16, 2 * shape.parameters, machine.learner_memory)
+    fitting = fitting_precision(machine.bf16, 2 * shape.parameters, machine.learner_memory)
+    precision = fitting if cfg.precision == "auto" else cfg.precision
     in_bf16 = precision == "bf16" or (precision == "nf4" and machine.bf16)
     left = machine.learner_memory - frozen_bytes(shape, precision, in_bf16)
     twice = partial(layers_twice, cfg.gradient_checkpointing, left, shape.layers, shape.width, shape.inner, in_bf16)
@@ -220,7 +219,6 @@ def training_parts(cfg: Learner, shape: Shape, training: Training, device: Devic
 
 
 def frozen_bytes(shape: Shape, precision: Precision, in_bf16: bool) -> int:
-    """Estimate the bytes of the frozen weights."""
     if precision != "nf4":
         return (2 if precision == "bf16" else 4) * shape.parameters
     scales = 4 * shape.vocabulary * (1 if shape.tied else 2)

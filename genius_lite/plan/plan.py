@@ -11,10 +11,9 @@ from pathlib import Path
 from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.pipeline.job import Job
 from genius_lite.plan.fit import Shortfall, Suggestion, advice, shortfalls, sizes, stages_of, suggest
-from genius_lite.plan.history import DoneStages, drop_rehearsal, known_lengths, look_back, same_run
+from genius_lite.plan.history import DoneStages, Rates, drop_rehearsal, known_lengths, look_back, same_run
 from genius_lite.plan.lengths import Ends, assumed
-from genius_lite.plan.memory import Peak
-from genius_lite.plan.rates import Rates
+from genius_lite.plan.memory import Peak, fullest
 from genius_lite.plan.rehearse import rehearse
 from genius_lite.plan.seconds import Known, stage_cost
 from genius_lite.plan.shape import Machine
@@ -93,13 +92,13 @@ def plan(job: Job, progress: Progress, *, rehearsal: bool = True, temporary: boo
     Raises:
         UserError: as `rehearse`; or the run's folder is in use.
     """
-    out, cfg = Path(job.recipe.out), job.recipe
+    out = Path(job.recipe.out)
     if rehearsal and not temporary:
         drop_rehearsal(out, job.identity)
     machine, own, engine = Machine.here(out), same_run(out, job.identity), None
     known = _known(job, machine)
     if rehearsal and not _hopeless(known, machine):
-        engine = engine_settings(cfg.sampler, job.source, job.context, progress)
+        engine = engine_settings(job.recipe.sampler, job.source, job.context, progress)
         known = _known(job, machine, engine)
     begun = (Stage.ROLLOUTS, 1) in known.history.done or 1 in known.history.searched
     unknown = (own or temporary) and not begun and (known.rates is None or known.rates.disturbed > 0)
@@ -109,8 +108,7 @@ def plan(job: Job, progress: Progress, *, rehearsal: bool = True, temporary: boo
             open_folder(elsewhere / "run" if elsewhere else out, job.identity) as run,
         ):
             rates = rehearse(job, run, engine, progress)
-        history = known.history if temporary else look_back(out, cfg.rounds)
-        known = Known(job, history, rates.lengths, sizes(job, machine, rates.lengths, engine), rates)
+        known = _known(job, machine, engine, rates)
     notes = [] if own else [f"{out} holds a run of another recipe; name another `out`."]
     return _assembled(known, machine, notes)
 
@@ -121,11 +119,12 @@ def _hopeless(known: Known, machine: Machine) -> bool:
     return any(lack.on_disk or lack.stage in (Stage.IMPORT, Stage.TRAIN, Stage.MERGE, Stage.EXPORT) for lack in lacks)
 
 
-def _known(job: Job, machine: Machine, engine: EngineSettings | None = None) -> Known:
-    """Gather what the run's folder tells of the run, and what is assumed where it does not."""
-    out = Path(job.recipe.out)
-    own, lengths = same_run(out, job.identity), known_lengths(job) or assumed(job.recipe.foresight)
-    history, rates = (look_back(out, job.recipe.rounds), Rates.read(out)) if own else (DoneStages(), None)
+def _known(job: Job, machine: Machine, engine: EngineSettings | None = None, rates: Rates | None = None) -> Known:
+    """Gather what a rehearsal (`rates`) or the run's folder tells of the run, and what is assumed where none does."""
+    out, history = Path(job.recipe.out), DoneStages()
+    lengths = rates.lengths if rates else known_lengths(job) or assumed(job.recipe.foresight)
+    if same_run(out, job.identity):
+        history, rates = look_back(out, job.recipe.rounds), rates or Rates.read(out)
     return Known(job, history, lengths, sizes(job, machine, lengths, engine), rates)
 
 
@@ -175,7 +174,7 @@ def _assembled(known: Known, machine: Machine, notes: list[str]) -> Plan:
         precision=found.training.precision,
         activations_twice=found.training.twice > 0,
         stages=stages,
-        peak=max((stage.peak for stage in ahead or stages), key=lambda peak: peak.total),
+        peak=fullest(stage.peak for stage in ahead or stages),
         disk=disk,
         free=machine,
         fits=not lacks,
@@ -200,11 +199,10 @@ def _notes(known: Known) -> Iterator[str]:
     if warning := known.lengths.cut_off(recipe.foresight):
         yield f"{warning}."
     if rates and rates.others > _BUSY:
-        shorter = f"told {rates.disturbed:.0%} shorter than they were measured, a guess" if rates.disturbed else ""
         yield (
-            f"Other programs took {rates.others:.0%} of the processor during the rehearsal. Times are "
-            f"{shorter or 'told as they were measured'}: where nothing else runs they may be up to {rates.others:.0%} "
-            "shorter, beside the same programs as long. Plan again on a quiet machine."
+            f"Other programs took {rates.others:.0%} of the processor during the rehearsal. Times are told "
+            f"{rates.disturbed:.0%} shorter than they were measured: where nothing else runs they may be up to "
+            f"{rates.others:.0%} shorter, beside the same programs as long. Plan again on a quiet machine."
         )
     if rates and recipe.sampler.elsewhere:
         yield "Rollouts are timed as if this machine sampled them."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -26,15 +26,15 @@ from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.round import Round, Session
 from genius_lite.pipeline.stages import baseline, import_base, next_policy, pair, sample, train
 from genius_lite.plan.fit import rounds_base, sizes, with_settings
-from genius_lite.plan.history import FOLDER
+from genius_lite.plan.history import FOLDER, FOUND, PREFILL, Decode, Rates
 from genius_lite.plan.lengths import Lengths, described
-from genius_lite.plan.rates import FOUND, PREFILL, Decode, Rates, decode_rates, learner_rates
 from genius_lite.plan.shape import Machine
-from genius_lite.plan.tokens import ANY_PAIRS
+from genius_lite.plan.tokens import ANY_PAIRS, SamplingWork
 from genius_lite.progress import Advance, Progress, Stage
 from genius_lite.recipe import Sampler
 from genius_lite.records import PreferencePair, Rollout
 from genius_lite.report.tracking import Tracker
+from genius_lite.results.rounds import Timing
 from genius_lite.rundir.disk import put, remove
 from genius_lite.rundir.folder import RunDir
 from genius_lite.rundir.reader import RoundFolder
@@ -50,6 +50,7 @@ _SCORED_PAIRS = (5e8, 1, CHECKED)
 _ANSWERING = 75.0  # seconds, at the end of which no problem is answered any more: answers are taken to be like rollouts
 _LONGEST = 150.0  # at the end of which no file is merged any more
 _LIBRARIES = 6.0  # seconds of an import, in which torch and transformers are loaded
+_USUAL_RATIO = 2.0  # of a decode's own time to that of a token in it
 _MERGE, _ROUND = 1.0, 0.5  # of an import's time takes a merge, and rounding the base: Qwen2.5-1.5B, to Q8_0
 
 
@@ -66,41 +67,39 @@ def rehearse(job: Job, run: RunDir, engine: EngineSettings, progress: Progress) 
     remove(run / FOLDER)
     clock, work = _Clock(progress), run.sub(FOLDER)
     small = _small(job, engine.slots)
-    with closing(Tracker(small.recipe, work.path)) as tracker:
-        base = import_base(job, run, clock)
-        imported = _seconds(run, Stage.IMPORT)
-        r = Session(small, base, engine, work, clock, Stop(), tracker).round(1)
-        rollouts = list(sample(r, r.own))
-        searched = RoundFolder(1, r.here.path).total(Stage.ROLLOUTS)
-        assert searched
-        decode, lengths = decode_rates(searched), _lengths(r, job.recipe.foresight.response_tokens, rollouts)
-        answers, answering = lengths, _answering(job, small)
-        if answering and time.monotonic() - began + searched.seconds <= _ANSWERING:
-            asked = replace(r, job=answering, run=work.sub("answers"))
-            answers = _lengths(asked, job.recipe.answer_tokens, list(sample(asked, asked.own)))
-        found = sizes(job, Machine.here(run.path), lengths, engine)
-        twice = found.training.twice > 0  # as by the run's largest packs
-        recipe = with_settings(small.recipe, {"learner.gradient_checkpointing": twice})
-        r = replace(r, job=replace(small, recipe=recipe))
-        made_of, passes = pair(r, rollouts), found.work.learned.passes
-        decode = _scoring(r, decode, one_of_each(made_of, _amount(_SCORED_PAIRS, job)))
-        usual = sum(n * n for n in passes) // max(1, sum(passes))  # a token's pass: small ones take more for a token
-        pairs = _one_pack(made_of, min(max(usual, _PACK_TOKENS[1]), _amount(_PACK_TOKENS, job)))
-        adapter = train(r, None, [], pairs)
-        learn = learner_rates(clock.marks, _seconds(r.here, Stage.TRAIN), _tokens(pairs), twice)
-        if time.monotonic() - began + (_MERGE + _ROUND) * imported <= _LONGEST:
-            baseline(r, adapter)
-            made = decode
-            policy = next_policy(r, adapter, pairs)
-            if rounds_base(job):
-                scale = file_speed(job.source.path, engine) / file_speed(policy.gguf, engine)
-                made = decode.times(scale)
-            rounded, merged = (_seconds(folder, Stage.MERGE) for folder in (r.rounded, r.here))
-        else:
-            weights = max(0.0, imported - _LIBRARIES)
-            rounded, merged = _ROUND * weights * rounds_base(job), _MERGE * weights
-            size = quantized_bytes(job.source, job.recipe.quantize.type) / quantized_bytes(job.source, "source")
-            made = Decode(decode.start * max(1.0, size), decode.tick * size, decode.sampled, decode.scored)
+    base = import_base(job, run, clock)
+    imported = _seconds(run, Stage.IMPORT)
+    r = Session(small, base, engine, work, clock, Stop(), Tracker(small.recipe, work.path)).round(1)
+    rollouts = list(sample(r, r.own))
+    searched = RoundFolder(1, r.here.path).total(Stage.ROLLOUTS)
+    assert searched
+    decode, lengths = decode_rates(searched), _lengths(r, job.recipe.foresight.response_tokens, rollouts)
+    answers, answering = lengths, _answering(job, small)
+    if answering and time.monotonic() - began + searched.seconds <= _ANSWERING:
+        asked = replace(r, job=answering, run=work.sub("answers"))
+        answers = _lengths(asked, job.recipe.answer_tokens, list(sample(asked, asked.own)))
+    found = sizes(job, Machine.here(run.path), lengths, engine)
+    twice = found.training.twice > 0  # as by the run's largest packs
+    recipe = with_settings(small.recipe, {"learner.gradient_checkpointing": twice})
+    r = replace(r, job=replace(small, recipe=recipe))
+    made_of, passes = pair(r, rollouts), found.work.passes
+    decode = _scoring(r, decode, one_of_each(made_of, _amount(_SCORED_PAIRS, job)))
+    usual = sum(n * n for n in passes) // max(1, sum(passes))  # a token's pass: small ones take more for a token
+    pairs = _one_pack(made_of, min(max(usual, _PACK_TOKENS[1]), _amount(_PACK_TOKENS, job)))
+    adapter = train(r, None, [], pairs)
+    learn = learner_rates(clock.marks, _seconds(r.here, Stage.TRAIN), _tokens(pairs), twice)
+    if time.monotonic() - began + (_MERGE + _ROUND) * imported <= _LONGEST:
+        baseline(r, adapter)
+        made = decode
+        policy = next_policy(r, adapter, pairs)
+        if rounds_base(job):
+            made = decode.times(file_speed(job.source.path, engine) / file_speed(policy.gguf, engine))
+        rounded, merged = (_seconds(folder, Stage.MERGE) for folder in (r.rounded, r.here))
+    else:
+        weights = max(0.0, imported - _LIBRARIES)
+        rounded, merged = _ROUND * weights * rounds_base(job), _MERGE * weights
+        size = quantized_bytes(job.source, job.recipe.quantize.type) / quantized_bytes(job.source, "source")
+        made = Decode(decode.start * max(1.0, size), decode.tick * size, decode.sampled, decode.scored)
     seconds, (every, own) = time.monotonic() - began, _busy_seconds()
     others = max(0.0, (every - busy[0]) - (own - busy[1])) / (seconds * cores())
     rates = Rates(decode, made, *learn, imported, rounded, merged, min(0.95, others), lengths, answers)
@@ -200,6 +199,41 @@ def _lengths(r: Round, limit: int, rollouts: Sequence[Rollout]) -> Lengths:
     cfg = r.job.recipe.foresight
     with Vocabulary.open(r.job.source.path) as vocabulary:
         return described(rollouts, vocabulary, cfg, "rehearsal").extended(cfg.response_tokens, limit)
+
+
+def decode_rates(session: Timing) -> Decode:
+    """Read a session's rates off what its sampler says of its decode steps, the cost of drawing included.
+
+    A line through the steps of branches alone tells what a step takes by itself; without one, it takes what is usual.
+    A token that is looked up is taken to cost what a sampled one does.
+    """
+    stats = session.sampler
+    assert stats
+    line = stats.branch_steps.line()
+    step, token = line if line and line[1] > 0 else (_USUAL_RATIO, 1.0)
+    shape = Decode(max(0.0, session.seconds - stats.busy_s), max(0.0, step) / token, 1.0, 1.0)
+    units = shape.session(SamplingWork(stats.sampled, stats.prefilled, stats.decode_steps)) - shape.start
+    return shape.times(stats.busy_s / units)
+
+
+def learner_rates(marks: list[float], seconds: float, tokens: int, checkpointing: bool) -> tuple[float, float, float]:
+    """Take a training of two updates apart, both of all its pairs.
+
+    Args:
+        marks: when the reference, each update and each pass of the final margin were done; the first is the beginning.
+        seconds: of the whole training, loading and saving included.
+        tokens: of its pairs.
+        checkpointing: whether activations are computed twice.
+
+    Returns:
+        Seconds to load; for a token forward, and in all passes of the final margin.
+    """
+    reference, second, end = marks[1], marks[3], marks[-1]
+    # The matrices are frozen: backward takes as many products as forward. The first update compiles its products anew,
+    # as nearly every one of a run does, whose packs are of other sizes; the second does not.
+    forward = (second - reference) / 2 / tokens / (3 if checkpointing else 2)
+    load = seconds - forward * tokens - (end - reference)
+    return max(0.0, load), forward, (end - second) / tokens
 
 
 def _scoring(r: Round, decode: Decode, pairs: Sequence[PreferencePair]) -> Decode:

@@ -11,10 +11,9 @@ from genius_lite.pipeline.evaluation import remembered
 from genius_lite.pipeline.job import Job
 from genius_lite.pipeline.stages import COMPARED
 from genius_lite.plan.fit import Sizes, rounds_base
-from genius_lite.plan.history import DoneStages
+from genius_lite.plan.history import Decode, DoneStages, Rates
 from genius_lite.plan.lengths import Lengths
 from genius_lite.plan.memory import BASE
-from genius_lite.plan.rates import Decode, Rates
 from genius_lite.plan.tokens import answered
 from genius_lite.progress import Stage
 from genius_lite.weights.quantize import quantized_bytes
@@ -55,8 +54,8 @@ def stage_cost(known: Known, stage: str, number: int) -> tuple[float | None, flo
         seconds *= 1 - known.rates.disturbed
     if stage == Stage.ROLLOUTS:
         left -= history.searched.get(number, 0) / len(known.job.searched(number))
-        sampled = [timing.whole for timing in history.timings(stage)]
-        tokens = sum(sampled) / len(sampled) if sampled else tokens
+        if timings := history.timings(stage):
+            tokens = fmean(timing.whole for timing in timings)
     seconds = history.mean_seconds(stage) or seconds
     return None if seconds is None else left * seconds, left * tokens
 
@@ -100,13 +99,13 @@ def _tuned(known: Known, lengths: Lengths, limit: int) -> Lengths:
 
 
 def _training(known: Known, rates: Rates) -> Cost:
-    learned, epochs = known.sizes.work.learned, known.job.recipe.learner.epochs
+    work, epochs = known.sizes.work, known.job.recipe.learner.epochs
     compared = COMPARED * (known.prompt_tokens + known.lengths.mean)
-    margin = scored_pairs(round(learned.pairs)) / max(1.0, learned.pairs) * learned.tokens
+    margin = scored_pairs(round(work.pairs)) / max(1.0, work.pairs) * work.learned
     # The matrices are frozen: backward takes as many products as forward.
-    updates = epochs * (2 + known.sizes.training.again) * learned.updated
-    seconds = rates.load + (learned.tokens + updates + compared) * rates.forward + margin * rates.scored
-    return seconds, epochs * learned.updated
+    updates = epochs * (2 + known.sizes.training.again) * work.updated
+    seconds = rates.load + (work.learned + updates + compared) * rates.forward + margin * rates.scored
+    return seconds, epochs * work.updated
 
 
 def _quantizing(known: Known, rates: Rates, number: int) -> Cost:
@@ -114,7 +113,7 @@ def _quantizing(known: Known, rates: Rates, number: int) -> Cost:
     job, seconds = known.job, rates.merged + (rates.rounded if number == 1 else 0.0)
     if not job.recipe.quantize.checks(number):
         return seconds, 0.0
-    pairs = min(CHECKED, known.sizes.work.learned.pairs)
+    pairs = min(CHECKED, known.sizes.work.pairs)
     scored = 2 * pairs * min(SCORED, known.lengths.mean)
     return seconds + _FILES * rates.made.scoring(scored, 2 * pairs * known.prompt_tokens), scored
 

@@ -26,7 +26,7 @@ _GGUF_NAME = {
 
 @dataclass(frozen=True)
 class Shape:
-    """Hold what memory depends on.
+    """What memory depends on.
 
     `tensor_bytes` is the file's, without its header; `tables` counts the weights of embeddings and head (one matrix
     where they are tied), `matrices` those of all others, `vectors` the rest, `largest` those of the largest of all.
@@ -76,7 +76,6 @@ class Shape:
 
     @property
     def tied(self) -> bool:
-        """Say whether the embeddings are the head too."""
         return self.tables < 2 * self.vocabulary * self.width
 
     def adapter_weights(self, cfg: Learner) -> int:
@@ -112,5 +111,4 @@ class Machine:
 
     @property
     def gpu_memory(self) -> int:
-        """Add up the free bytes of all GPUs."""
         return sum(gpu.free for gpu in self.gpus)

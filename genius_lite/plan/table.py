@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from genius_lite.plan.memory import STAGES
+from genius_lite.plan.memory import fullest
 from genius_lite.plan.plan import Plan, PlannedStage
 from genius_lite.rundir.disk import told
 from genius_lite.text import amount, short_duration
@@ -30,13 +30,12 @@ def print_plan(plan: Plan, console: Console) -> None:
     memory, gpu = (_table(title, *_PARTS.values(), "all") for title in ("Peak memory, MB", "On the GPU, MB"))
     time = _table(None, "rounds", "tokens", "time", "disk, MB")
     time.caption = "disk: what the run's folder holds after it; of all, by how much it still grows"
-    for name in STAGES:
-        if stages := [stage for stage in plan.stages if stage.stage == name]:
-            peak = max((stage.peak for stage in stages), key=lambda peak: peak.total)
-            style = "bold" if name == plan.peak.stage else ""
-            memory.add_row(name, *(_mb(peak.parts.get(part)) for part in _PARTS), _mb(peak.total), style=style)
-            gpu.add_row(name, *(_mb(peak.gpu.get(part)) for part in _PARTS), _mb(peak.gpu_total))
-            time.add_row(name, *_time(stages))
+    for name in dict.fromkeys(stage.stage for stage in plan.stages):
+        stages = [stage for stage in plan.stages if stage.stage == name]
+        peak, style = fullest(stage.peak for stage in stages), "bold" if name == plan.peak.stage else ""
+        memory.add_row(name, *(_mb(peak.parts.get(part)) for part in _PARTS), _mb(peak.total), style=style)
+        gpu.add_row(name, *(_mb(peak.gpu.get(part)) for part in _PARTS), _mb(peak.gpu_total))
+        time.add_row(name, *_time(stages))
     time.add_section()
     time.add_row("all", "", "", _duration([plan.seconds]), _mb(plan.disk), style="bold")
     for table in [memory, *([gpu] if any(stage.peak.gpu for stage in plan.stages) else []), time]:

@@ -50,25 +50,19 @@ class SamplingWork:
 
 
 @dataclass(frozen=True)
-class Learned:
-    """What a training goes through: pairs, and tokens of all their packs; `updated` of those that updates compute.
+class Work:
+    """What a round is expected to do: its rollouts, then a training on so many pairs.
 
-    `passes` are tokens of some of the latter, `counted` those of the largest whose log-probability is wanted.
+    `learned` are tokens of all their packs, `updated` those of packs that updates compute. `passes` are tokens of some
+    of the latter packs, `counted` those of the largest whose log-probability is wanted.
     """
 
+    rollouts: SamplingWork
     pairs: float
-    tokens: float
+    learned: float
     updated: float
     passes: list[int]
     counted: int
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a round is expected to do."""
-
-    rollouts: SamplingWork
-    learned: Learned
 
 
 def expected_work(
@@ -96,15 +90,15 @@ def expected_work(
     if cfg.chosen_alone:
         made = _packed(computed(pairs, cfg), cfg, trees=trees, on_cpu=on_cpu)
     largest = max(made, key=lambda pack: pack.tokens, default=None)
-    learned = Learned(
+    ticks = counted.ticks * (sampled / counted.sampled)
+    return Work(
+        SamplingWork(scale * sampled, scale * counted.prefilled, scale * ticks),
         pairs=scale * len(pairs),
-        tokens=scale * sum(pack.tokens for pack in whole),
+        learned=scale * sum(pack.tokens for pack in whole),
         updated=scale * sum(pack.tokens for pack in made),
         passes=[pack.tokens for pack in made],
         counted=len(largest.inputs().targets_S) if largest else 0,
     )
-    ticks = counted.ticks * (sampled / counted.sampled)
-    return Work(SamplingWork(scale * sampled, scale * counted.prefilled, scale * ticks), learned)
 
 
 async def _search(
@@ -175,7 +169,6 @@ class CountingSampler:
         self._asked = self._tokens = 0
 
     def extend(self, node: Node, n: int, *, until: Until, limit: int) -> list[asyncio.Future[Node]]:
-        """See `Sampler.extend`."""
         if node.parent is None:
             self.prefilled += len(node.tokens)
         made: list[Completion] = []
@@ -194,7 +187,7 @@ class CountingSampler:
         """Nothing is held."""
 
     async def drain(self) -> None:
-        """See `Sampler.drain`; there is no time here to tell of."""
+        """There is no time here to tell of."""
 
     async def serve(self, work: asyncio.Future[Any]) -> None:
         """Answer whatever `work` asks for, until it is done."""

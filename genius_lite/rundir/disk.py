@@ -136,9 +136,7 @@ def free_disk(folder: Path) -> int:
     Mounts with quotas, and some over networks, do so.
     """
     existing = existing_parent(folder)
-    if free := shutil.disk_usage(existing).free:
-        return free
-    return 0 if _refusal(existing) else UNTOLD
+    return shutil.disk_usage(existing).free or (0 if _refusal(existing) else UNTOLD)
 
 
 def told(free: int) -> str:
@@ -162,16 +160,6 @@ def can_write(folder: Path) -> bool:
     return os.access(existing_parent(folder), os.W_OK | os.X_OK)
 
 
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """Refuse to begin what the disk cannot hold (`needed` bytes), by a UserError."""
-    free = free_disk(folder)
-    if free < needed:
-        raise UserError(
-            f"{what} needs {needed / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free; make room or move it to "
-            "another disk"
-        )
-
-
 def cache_folder() -> Path:
     """Return this user's cache, which need not exist, nor be such that it can be written.
 
@@ -184,10 +172,9 @@ def cache_folder() -> Path:
         found = Path("~")
     if not found.is_absolute():  # so some versions leave an unknown home
         found = Path(tempfile.gettempdir(), "genius-lite")
-    if os.name == "posix":
-        with suppress(OSError):  # nothing is there yet, or nobody may look
-            if found.stat().st_uid != os.geteuid():
-                found = found.with_name(f"{found.name}-{os.geteuid()}")
+    with suppress(OSError):  # nothing is there yet, or nobody may look
+        if os.name == "posix" and found.stat().st_uid != os.geteuid():
+            found = found.with_name(f"{found.name}-{os.geteuid()}")
     return found
 
 
@@ -210,8 +197,11 @@ def scratch(where: Path | None = None, needed: int = 0, what: str = "this") -> I
         process = left.name.split("-")[-2]
         if process.isdecimal() and not is_alive(int(process)):
             shutil.rmtree(left, ignore_errors=True)  # it may be another user's
-    if needed:
-        require_space(folder, needed, what)
+    if needed and (free := free_disk(folder)) < needed:
+        raise UserError(
+            f"{what} needs {needed / 1e9:.1f} GB in {folder}, {free / 1e9:.1f} GB are free; make room or move it to "
+            "another disk"
+        )
     made = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}-{host}-{os.getpid()}-", dir=folder))
     try:
         with writing_to(folder):

@@ -76,7 +76,6 @@ class RunDir:
         return RunDir(self.path / name)
 
     def round(self, number: int) -> RunDir:
-        """Make the folder of a round."""
         return self.sub(round_name(number))
 
     def build(self, name: str, fn: Callable[[Path], object]) -> Path:
@@ -205,7 +204,7 @@ def refuse_links(run: Path) -> None:
 
 
 def size_of(run: Path) -> int:
-    """Count the bytes of a folder's files, of which some may go meanwhile."""
+    """Count the bytes of a folder's files."""
     total = 0
     for folder, _, files in os.walk(run):
         for name in files:

@@ -16,8 +16,8 @@ from genius_lite.errors import Stopped, UserError
 from genius_lite.evaluate.guard import alarms
 from genius_lite.evaluate.record import read_evaluation, write_evaluation
 from genius_lite.evaluate.signals import Observed, signals
+from genius_lite.pipeline.evaluation import evaluate
 from genius_lite.pipeline.round import Policy, Round
-from genius_lite.pipeline.stages import evaluate
 from genius_lite.progress import Advance, Stage
 from genius_lite.recipe import Evaluate, Foresight, Guard, Model, Queries, Recipe, Sampler, TaskSource
 from genius_lite.records import Completion

@@ -12,7 +12,7 @@ from genius_lite.evaluate import remembered
 from genius_lite.evaluate.measure import EvalModel
 from genius_lite.evaluate.remembered import Inquiry
 from genius_lite.pipeline import evaluation
-from genius_lite.pipeline.stages import evaluate
+from genius_lite.pipeline.evaluation import evaluate
 from genius_lite.recipe import Check, Evaluate, Foresight, Model, Queries, Recipe, Sampler, TaskSource
 from genius_lite.report.terminal import TerminalProgress
 from genius_lite.run import open_run

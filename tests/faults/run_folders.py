@@ -18,7 +18,7 @@ from random import Random
 from typing import Any
 
 from genius_lite.errors import Stop
-from genius_lite.pipeline.shards import Shard, sample_shard
+from genius_lite.pipeline.shards import sample_shard
 from genius_lite.progress import SILENT
 from genius_lite.recipe.reader import load
 from genius_lite.run import run
@@ -71,7 +71,7 @@ def sound_run(project: Path) -> None:
     (project / "r.yaml").write_text(RECIPE)
     recipe = load(project / "r.yaml", [f"out={project / 'run'}"])
     run(recipe)
-    sample_shard(recipe, Shard(1, 2), 1, None, SILENT, Stop())
+    sample_shard(recipe, "1/2", 1, None, SILENT, Stop())
     (project / "run-shard-1-of-2").rename(project / "shard")
 
 

@@ -12,7 +12,7 @@ from genius_lite.errors import Stop, Stopped, UserError
 from genius_lite.evaluate.selection import Decision
 from genius_lite.pipeline.job import prepare
 from genius_lite.pipeline.round import Policy
-from genius_lite.pipeline.shards import Shard, merge_shards, sample_shard
+from genius_lite.pipeline.shards import merge_shards, sample_shard
 from genius_lite.progress import Stage
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Quantize, Queries, Recipe, Sampler
 from genius_lite.records import Rollout
@@ -46,7 +46,7 @@ def recipe(tiny_llama, tmp_path) -> Recipe:
 
 def shard(recipe: Recipe, text: str, stop: Stop | None = None, number: int = 1, model: Path | None = None) -> Path:
     progress = TerminalProgress(Console(quiet=True))
-    return sample_shard(recipe, Shard.parse(text), number, model, progress, stop or Stop())[0]
+    return sample_shard(recipe, text, number, model, progress, stop or Stop())[0]
 
 
 def rollouts(run_folder: Path, number: int = 1) -> dict[str, Rollout]:
@@ -202,9 +202,9 @@ def test_an_interrupted_shard_goes_on(recipe):
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3", "1/2/3"])
-def test_parts_that_are_none(text):
+def test_parts_that_are_none(recipe, text):
     with pytest.raises(UserError, match="write I/N"):
-        Shard.parse(text)
+        shard(recipe, text)
 
 
 def test_more_parts_than_queries(recipe):

@@ -84,7 +84,7 @@ def test_a_refusal_names_the_stage_the_bytes_and_what_helps(job):
     machine = replace(MACHINE, memory=there, learner_memory=there)
     found = suggest(job, machine, LENGTHS, DoneStages())
     assert found
-    assert found.lines == ["sampler.parked=0"]
+    assert found.options == "--set sampler.parked=0"
     again = sizes(job.under(with_settings(job.recipe, found.settings)), machine, LENGTHS)
     assert again.highest.total == found.memory <= there
     low = replace(machine, memory=int(0.7 * peaks["rollouts"].total))

@@ -14,8 +14,8 @@ import pytest
 from genius_lite import load
 from genius_lite.pipeline.job import prepare
 from genius_lite.plan import plan as plan_module
+from genius_lite.plan.history import Rates
 from genius_lite.plan.plan import forecast
-from genius_lite.plan.rates import Rates
 from genius_lite.plan.shape import Machine
 from genius_lite.progress import SILENT
 from tests.conftest import FORKED_HELPERS

@@ -12,12 +12,12 @@ from genius_lite.evaluate.measure import EvalModel
 from genius_lite.evaluate.remembered import Inquiry
 from genius_lite.pipeline.job import Job
 from genius_lite.plan.fit import Sizes
-from genius_lite.plan.history import DoneStages
+from genius_lite.plan.history import FOUND, Decode, DoneStages, Rates
 from genius_lite.plan.lengths import Lengths, ResponseLength
 from genius_lite.plan.memory import Training
-from genius_lite.plan.rates import FOUND, Decode, Rates, decode_rates, learner_rates
+from genius_lite.plan.rehearse import decode_rates, learner_rates
 from genius_lite.plan.seconds import Known, stage_cost
-from genius_lite.plan.tokens import Learned, SamplingWork, Work
+from genius_lite.plan.tokens import SamplingWork, Work
 from genius_lite.recipe import Evaluate, Foresight, Learner, Model, Pairs, Quantize, Queries, Recipe
 from genius_lite.records import Completion, Query
 from genius_lite.results.rounds import Moments, Stats, Timing
@@ -32,7 +32,7 @@ RATES = Rates(
     BASE, MADE, load=3.0, forward=0.01, scored=0.04, imported=9.0, rounded=5.0, merged=7.0, others=0.0,
     lengths=LENGTHS, answers=ANSWERS,
 )  # fmt: skip
-WORK = Work(SamplingWork(1000, 40, 50), Learned(pairs=27, tokens=2000, updated=1500, passes=[400], counted=300))
+WORK = Work(SamplingWork(1000, 40, 50), pairs=27, learned=2000, updated=1500, passes=[400], counted=300)
 SIZES = Sizes(
     {}, {}, {}, WORK, EngineSettings(slots=8, context=256, threads=2), Training("bf16", True, 400, 300, 15, 0.5)
 )

@@ -73,24 +73,24 @@ def test_a_rounds_expectation():
     assert found.rollouts.sampled == 4 * 2 * 30
     assert found.rollouts.prefilled == 4 * 4
     # One pair a query: a prompt of 4 tokens and two responses of 30 in a tree.
-    assert found.learned.pairs == 4
-    assert found.learned.tokens == 4 * 64
-    assert (set(found.learned.passes), found.learned.counted) == ({64}, 60)
-    assert found.learned.updated == found.learned.tokens
+    assert found.pairs == 4
+    assert found.learned == 4 * 64
+    assert (set(found.passes), found.counted) == ({64}, 60)
+    assert found.updated == found.learned
     apart = tokens.expected_work(recipe(beams=1, candidates=2, steps=1), queries, WHOLE, 32, trees=False, on_cpu=True)
-    assert apart.learned.tokens == 4 * 2 * 34
+    assert apart.learned == 4 * 2 * 34
     sft = recipe(beams=1, candidates=2, steps=1).model_copy(update={"learner": Learner(loss="sft", batch_pairs=1)})
     for trees, whole in ((True, 64), (False, 2 * 34)):
-        learned = tokens.expected_work(sft, queries, WHOLE, 32, trees=trees, on_cpu=True).learned
-        assert (learned.tokens, learned.updated) == (4 * whole, 4 * 34), "updates compute the chosen response alone"
-        assert (set(learned.passes), learned.counted) == ({34}, 30)
+        work = tokens.expected_work(sft, queries, WHOLE, 32, trees=trees, on_cpu=True)
+        assert (work.learned, work.updated) == (4 * whole, 4 * 34), "updates compute the chosen response alone"
+        assert (set(work.passes), work.counted) == ({34}, 30)
 
 
 def test_of_many_queries_some_stand_for_all():
     queries = [Query(f"q{n}", "?", [100 + n, 1]) for n in range(96)]
     found = tokens.expected_work(recipe(beams=1, candidates=2, steps=1), queries, WHOLE, 8, trees=True, on_cpu=True)
     assert found.rollouts.sampled == pytest.approx(96 * 60)
-    assert found.learned.pairs == 96
+    assert found.pairs == 96
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_of_a_wide_search_a_narrow_one_stands_for_all(monkeypatch, found, cfg, s
     work = tokens.expected_work(recipe(**cfg), queries, found, 32, trees=True, on_cpu=True)
     assert work.rollouts.sampled == pytest.approx(3 * sampled)
     assert work.rollouts.ticks == pytest.approx(3 * sampled / 32, rel=0.3)
-    assert work.learned.pairs == 3 * max(1, cfg["steps"])
+    assert work.pairs == 3 * max(1, cfg["steps"])
     assert sum(asked) <= 32 * max(1, cfg["steps"]) * 2 * 128
 
 

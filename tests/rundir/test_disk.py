@@ -13,9 +13,9 @@ import pytest
 
 from genius_lite import measurements
 from genius_lite.errors import UserError
-from genius_lite.plan.rates import Decode
+from genius_lite.plan.history import Decode
 from genius_lite.rundir import disk
-from genius_lite.rundir.disk import UNTOLD, cache_folder, free_disk, put, require_space, scratch, sync, writing_to
+from genius_lite.rundir.disk import UNTOLD, cache_folder, free_disk, put, scratch, sync, writing_to
 from genius_lite.rundir.folder import RunDir
 from tests.support.faults import GONE, refuse
 
@@ -59,11 +59,12 @@ def test_a_disk_that_says_nothing_of_its_free_bytes_is_tried(tmp_path, monkeypat
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage._replace(free=0))
     assert free_disk(tmp_path / "not" / "there") == UNTOLD
-    require_space(tmp_path, 10**15, "it")
+    with scratch(tmp_path, 10**15, "it"):
+        pass
     monkeypatch.setattr(os, "fsync", refuse(errno.EDQUOT))
     assert free_disk(tmp_path) == 0
-    with pytest.raises(UserError, match=r"0\.0 GB are free"):
-        require_space(tmp_path, 1, "it")
+    with pytest.raises(UserError, match=r"0\.0 GB are free"), scratch(tmp_path, 1, "it"):
+        pass
 
 
 LIMITED = """

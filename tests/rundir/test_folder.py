@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from genius_lite.errors import NonFiniteError, UserError
 from genius_lite.records import Query
-from genius_lite.rundir.disk import remove, require_space
+from genius_lite.rundir.disk import remove, scratch
 from genius_lite.rundir.folder import RunDir, open_folder, write_json, write_text
 from genius_lite.rundir.lines import RecordLog, read_records
 from tests.support.faults import refuse
@@ -126,9 +126,10 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
 
 
 def test_space_is_checked_where_the_folder_will_be(tmp_path):
-    require_space(tmp_path / "not" / "there", 1, "it")
-    with pytest.raises(UserError, match=r"it needs 1000000\.0 GB"):
-        require_space(tmp_path / "not" / "there", 10**15, "it")
+    with scratch(tmp_path / "not" / "there", 1, "it"):
+        pass
+    with pytest.raises(UserError, match=r"it needs 1000000\.0 GB"), scratch(tmp_path / "not" / "there", 10**15, "it"):
+        pass
 
 
 def test_json_has_no_word_that_is_no_json(tmp_path):
