@@ -48,10 +48,7 @@ class Giving:
     create: str | None
 
     def check(self, to_format: str, kinds: int) -> None:
-        """Check what a command line asks for, before anything is made for it.
-
-        Args:
-            kinds: how many quantization types are asked for.
+        """Check what a command line asks for, with so many quantization types, before anything is made for it.
 
         Raises:
             UserError: it cannot be done: options that do not go together, no token, a public repository, no Ollama.
@@ -101,10 +98,7 @@ class Giving:
                 yield temporary / "export"
 
     def give(self, folder: Path, run: Path, message: str, progress: Progress) -> None:
-        """Give away what was written: first to Ollama, which is on this machine.
-
-        Args:
-            message: of the commit.
+        """Give away what was written, with `message` for the commit: first to Ollama, which is on this machine.
 
         Raises:
             UserError: something of it failed; the message says what is where.
@@ -149,8 +143,8 @@ def _would_go(repository: str, public: bool, files: list[Path], size: int) -> It
         why = str(e).removeprefix(f"hf:{repository}: ")
         remote, standing = None, f"whether it is there is not known: {why}"
     else:
-        made = f"not there, as far as the token sees; it would be made, {_seen(not public)}"
-        standing = f"there already, {_seen(remote.private)}" if remote else made
+        made = f"not there, as far as the token sees; it would be made, {'public' if public else 'private'}"
+        standing = f"there already, {'private' if remote.private else 'public'}" if remote else made
     yield f"hf:{repository}: {standing}"
     if remote and not remote.private and not public:
         yield "it is public, so that it takes --public too"
@@ -161,10 +155,6 @@ def _would_go(repository: str, public: bool, files: list[Path], size: int) -> It
     if stays := sorted(set(digests) - {file.name for file in files} - {".gitattributes"}):
         yield f"what else is there stays: {', '.join(stays)}"
     yield f"{len(files)} files, {size:,} bytes; nothing private was found in them, and nothing is uploaded (--dry-run)"
-
-
-def _seen(private: bool) -> str:
-    return "private" if private else "public"
 
 
 def _create(name: str, folder: Path) -> list[str]:
@@ -187,16 +177,15 @@ def _create(name: str, folder: Path) -> list[str]:
         except OSError as e:
             raise UserError(f"{program} cannot be started: {e.strerror or e}; {_GET} type: {typed}") from None
         if done.returncode:
-            told = _words(done.stderr) or _words(done.stdout) or f"exit code {done.returncode}"
+            told = _last_line(done.stderr) or f"exit code {done.returncode}"
             before = f" ({', '.join(made)} is made)" if made else ""
             raise UserError(f"{typed}: {told}{before}")
         made.append(tagged)
     return made
 
 
-def _words(output: bytes) -> str:
-    """Return what a program said in the end: its last line that names an error, or its last one."""
-    text = _CONTROL.sub("", output.decode("utf-8", "replace")).replace("\r", "\n")
+def _last_line(output: bytes) -> str:
+    """Return what a program said in the end."""
+    text = _CONTROL.sub("", output.decode("utf-8", "replace"))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if line.casefold().startswith("error")]
-    return next(iter(reversed(errors or lines)), "")
+    return lines[-1] if lines else ""

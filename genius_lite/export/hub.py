@@ -83,7 +83,6 @@ def look(repository: str, commit: str | None = None, outcome: str = _NOTHING) ->
     """Ask the hub what it has of a repository; None if it has none that the token may see.
 
     Args:
-        commit: its state then, instead of now.
         outcome: what is known of the export, for messages.
 
     Raises:
@@ -102,11 +101,7 @@ def look(repository: str, commit: str | None = None, outcome: str = _NOTHING) ->
 
 
 def require_privacy(remote: Remote | None, repository: str, public: bool) -> None:
-    """See that nothing is shown to everybody without `--public`.
-
-    Raises:
-        UserError: the repository is there, and public.
-    """
+    """Refuse, by a UserError, to show everybody what goes to a public repository without `--public`."""
     if remote and not remote.private and not public:
         raise UserError(f"hf:{repository} is there and public; say --public if all may see it, or name another")
 
@@ -127,16 +122,14 @@ def push(folder: Path, repository: str, message: str, *, public: bool, advance: 
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api, files = HfApi(), sorted(path for path in folder.iterdir() if path.is_file())
-    before = look(repository)
-    with _in_one_line(repository, _NOTHING):
-        if before is None:
-            api.create_repo(repository, private=not public)
-    before = look(repository)  # an organisation may have a default of its own
-    if before is None:
-        raise UserError(f"hf:{repository} was made and cannot be seen; {_NOTHING}: look at the token's rights")
-    require_privacy(before, repository, public)
     additions = [CommitOperationAdd(file.name, file) for file in files]
     with _in_one_line(repository, _NOTHING):
+        if look(repository) is None:
+            api.create_repo(repository, private=not public)
+        before = look(repository)  # an organisation may have a default of its own
+        if before is None:
+            raise UserError(f"hf:{repository} was made and cannot be seen; {_NOTHING}: look at the token's rights")
+        require_privacy(before, repository, public)
         for file, addition in zip(files, additions, strict=True):
             api.preupload_lfs_files(repository, [addition], free_memory=False)
             advance(file.stat().st_size)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Literal
 
 from genius_lite.data import thoughts
@@ -42,12 +41,14 @@ _TEXTS = (
 )
 
 
-def modelfile(vocabulary: Vocabulary, gguf_name: str, *, context: int | None = None, system: str | None = None) -> str:
+def modelfile(
+    vocabulary: Vocabulary, gguf_name: str, *, context: int | None = None, system: str | None = None
+) -> tuple[str, list[str]]:
     """Write the text of a Modelfile that lies beside the GGUF, to be saved as UTF-8 with plain line feeds.
 
+    Its comments, which stand at its top, are returned beside it.
+
     Args:
-        vocabulary: the GGUF's.
-        gguf_name: its file name.
         context: tokens that the model was trained to read; num_ctx is this, 8192 at most.
         system: the message that opens every conversation which brings none of its own.
 
@@ -70,12 +71,7 @@ def modelfile(vocabulary: Vocabulary, gguf_name: str, *, context: int | None = N
         notes.append(_NO_SYSTEM)
     lines += [f'PARAMETER stop "{stop}"' for stop in held]
     lines += [f"PARAMETER num_ctx {min(context, _MAX_CONTEXT)}"] if context else []
-    return "\n".join([*(f"# {note}" for note in notes), *lines]) + "\n"
-
-
-def comments(modelfile: str) -> list[str]:
-    """List what a Modelfile says to its reader, which stands at its top."""
-    return [line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("# "), modelfile.splitlines())]
+    return "\n".join([*(f"# {note}" for note in notes), *lines]) + "\n", notes
 
 
 def chat_template(vocabulary: Vocabulary) -> tuple[Layout | None, tuple[str, ...]]:
