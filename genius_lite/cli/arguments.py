@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from genius_lite.evaluate.models import NamedModel, PromptConfig
+    from genius_lite.pipeline.job import Job
     from genius_lite.recipe import QuantType
     from genius_lite.report.terminal import TerminalProgress
     from genius_lite.results.evaluation import Use
@@ -77,6 +78,16 @@ def show(found: Any, as_json: bool, as_tables: Callable[[Any, Console], None]) -
         print(json.dumps(msgspec.to_builtins(found), indent=2))
     else:
         as_tables(found, terminal())
+
+
+def read_job(recipe: Path, settings: list[str] | None) -> Job:
+    """Read a recipe, its model and its questions, which a terminal shows meanwhile."""
+    from genius_lite.pipeline.job import prepare
+    from genius_lite.recipe.reader import load
+    from genius_lite.report.console import waiting
+
+    with waiting("reading the model and the questions"):
+        return prepare(load(recipe, settings or []))
 
 
 def locate_model(model: str) -> Path:

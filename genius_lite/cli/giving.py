@@ -34,7 +34,6 @@ Create = Annotated[
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2}(:[A-Za-z0-9][\w.-]*)?")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # spinners and colours
-_GET = "get it from https://ollama.com, and"
 
 
 @dataclass(frozen=True)
@@ -165,17 +164,17 @@ def _create(name: str, folder: Path) -> list[str]:
     """
     from genius_lite.export.bundle import tag_of
 
-    made, program, files = list[str](), shutil.which("ollama"), sorted(folder.glob("Modelfile*"))
-    for file in files:
+    made, program = list[str](), shutil.which("ollama") or "ollama"
+    for file in sorted(folder.glob("Modelfile*")):
         tagged = name + tag_of(file.name)
         arguments = ["create", tagged, "-f", str(file)]
         typed = shlex.join(["ollama", *arguments])
-        if program is None:
-            raise UserError(f"ollama is not installed here; {_GET} type: {typed}")
         try:
             done = subprocess.run([program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False)
         except OSError as e:
-            raise UserError(f"{program} cannot be started: {e.strerror or e}; {_GET} type: {typed}") from None
+            raise UserError(
+                f"ollama is not installed here ({e.strerror or e}); get it from https://ollama.com, and type: {typed}"
+            ) from None
         if done.returncode:
             told = _last_line(done.stderr) or f"exit code {done.returncode}"
             before = f" ({', '.join(made)} is made)" if made else ""
