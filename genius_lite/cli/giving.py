@@ -12,25 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from genius_lite.errors import Stopped, UserError
+from genius_lite.export import hub
+from genius_lite.export.bundle import tag_of
+from genius_lite.export.private import refuse_private
+from genius_lite.progress import Progress
+from genius_lite.rundir.disk import scratch
 from genius_lite.text import visible
-
-if TYPE_CHECKING:
-    from genius_lite.progress import Progress
-
-Push = Annotated[
-    str | None,
-    typer.Option(metavar="hf:OWNER/REPO", help="Upload it to a repository of the hub, which is made if need be"),
-]
-Public = Annotated[bool, typer.Option("--public", help="Show what --push uploads to everybody, not to you alone")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="List what --push would upload, and upload nothing")]
-Create = Annotated[
-    str | None, typer.Option(metavar="NAME", help="With --format ollama: call `ollama create` for it, under this name")
-]
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2}(:[A-Za-z0-9][\w.-]*)?")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # spinners and colours
@@ -52,8 +43,6 @@ class Giving:
         Raises:
             UserError: it cannot be done: options that do not go together, no token, a public repository, no Ollama.
         """
-        from genius_lite.export import hub
-
         if not (self.to or self.push or self.create):
             raise UserError("say where it goes: --to FOLDER, --push hf:OWNER/REPO, or --create NAME")
         if (self.public or self.dry_run) and not self.push:
@@ -81,15 +70,11 @@ class Giving:
     @cached_property
     def repository(self) -> str | None:
         """`OWNER/REPO`, if it is uploaded; a UserError where `push` names none."""
-        from genius_lite.export import hub
-
         return hub.repository_named(self.push) if self.push else None
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
         """Give the folder to write to; one that nobody named goes with the block."""
-        from genius_lite.rundir.disk import scratch
-
         if self.to:
             yield self.to
         else:
@@ -113,9 +98,6 @@ class Giving:
             raise UserError(f"{e}{kept}") from None
 
     def _push(self, repository: str, folder: Path, run: Path, message: str, progress: Progress) -> None:
-        from genius_lite.export import hub
-        from genius_lite.export.private import refuse_private
-
         refuse_private(folder, run, repository)
         files = sorted(path for path in folder.iterdir() if path.is_file())
         size = sum(path.stat().st_size for path in files)
@@ -134,8 +116,6 @@ class Giving:
 
 def _would_go(repository: str, public: bool, files: list[Path], size: int) -> Iterator[str]:
     """Yield what a push would do: the repository, and each file with its bytes; nothing of it needs the hub."""
-    from genius_lite.export import hub
-
     try:
         remote = hub.look(repository, outcome="what would go is listed all the same")
     except UserError as e:
@@ -162,8 +142,6 @@ def _create(name: str, folder: Path) -> list[str]:
     Raises:
         UserError: the program is not there, or fails; the message has the command, and what Ollama said.
     """
-    from genius_lite.export.bundle import tag_of
-
     made, program = list[str](), shutil.which("ollama") or "ollama"
     for file in sorted(folder.glob("Modelfile*")):
         tagged = name + tag_of(file.name)

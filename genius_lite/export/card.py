@@ -5,7 +5,9 @@ from __future__ import annotations
 import html
 import json
 import shlex
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from genius_lite import __version__
 from genius_lite.export.transformers import HubSource
@@ -19,9 +21,6 @@ from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.folder import json_bytes
 from genius_lite.text import accuracy, gain, interval, percent, visible
 from genius_lite.weights.importing import Base
-
-if TYPE_CHECKING:
-    from huggingface_hub import EvalResult
 
 _PIPELINE = "text-generation"
 
@@ -70,8 +69,6 @@ def llama_options(system: str | None, template: dict[str, Any]) -> str:
 
 def _front_matter(base: Base, reports: list[RoundReport], file: str) -> str:
     """Write the YAML that a card begins with; the arguments are those of `model_card`."""
-    from huggingface_hub import ModelCardData
-
     license_name, hub = base.gguf.metadata.get("general.license"), HubSource.of(base)
     measured = eval_results(reports[-1].evaluation, file) if reports else []
     card = ModelCardData(
@@ -91,8 +88,6 @@ def eval_results(tasks: list[TaskResult], measured: str = "") -> list[EvalResult
 
     Only of problems that reported: what chose the round too would flatter it, and stands in the card's text alone.
     """
-    from huggingface_hub import EvalResult
-
     found = []
     for task in (task for task in tasks if not task.chosen_on):
         name, problems = visible(task.task), {"problems": task.problems}
