@@ -115,12 +115,12 @@ def named_model(model: str, number: int | None) -> NamedModel:
     return NamedModel(name, chosen.gguf)
 
 
-def require_new_file(out: Path, replaces: bool | None = None) -> None:
-    """Refuse, by a UserError, to write where a file is already, or no folder; what `replaces` may have the former."""
+def require_new_file(out: Path, instead: str | None = "delete it") -> None:
+    """Refuse, by a UserError, to write where no folder is, or a file already; that may be, if `instead` is None."""
     from genius_lite.rundir.disk import require_new
 
-    if not replaces:
-        require_new(out, "file", "delete it" if replaces is None else "give --force")
+    if instead:
+        require_new(out, "file", instead)
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder; make it first")
 

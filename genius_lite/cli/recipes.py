@@ -48,7 +48,7 @@ def init(
     """Ask five questions, and write a commented recipe that fits this machine."""
     if out.suffix not in (".yaml", ".yml"):
         raise UserError(f"{out}: a recipe's name ends in .yaml")
-    require_new_file(out, force)
+    require_new_file(out, None if force else "give --force")
 
     from genius_lite.init.questions import this_machine
     from genius_lite.init.recipe import Given, recipe_text

@@ -27,7 +27,6 @@ from genius_lite.errors import UserError
 from genius_lite.export.go_template import Layout, Messages, Nodes, Show, When
 
 _MAX_CONTEXT = 8192  # Ollama's memory grows with num_ctx; long-context models would not load on a laptop
-_NO_SYSTEM = "No SYSTEM: a Modelfile cannot hold the message that the model was trained with; see README.md."
 _NO_STOP = "No PARAMETER stop for {!a}: a Modelfile cannot hold it; Ollama ends at the token by itself."
 _ROLES = {"s": "system", "u": "user", "a": "assistant"}
 _CLOSED = re.compile(r'"""\s*[\r\n]')  # ends a string of a Modelfile
@@ -68,7 +67,7 @@ def modelfile(
     if system is not None and _holds_message(system):
         lines.append(f'SYSTEM """{system}"""')
     elif system is not None:
-        notes.append(_NO_SYSTEM)
+        notes.append("No SYSTEM: a Modelfile cannot hold the message that the model was trained with; see README.md.")
     lines += [f'PARAMETER stop "{stop}"' for stop in held]
     lines += [f"PARAMETER num_ctx {min(context, _MAX_CONTEXT)}"] if context else []
     return "\n".join([*(f"# {note}" for note in notes), *lines]) + "\n", notes
