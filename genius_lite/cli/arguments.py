@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from genius_lite.evaluate.models import NamedModel, PromptConfig
+    from genius_lite.pipeline.job import Job
     from genius_lite.recipe import QuantType
     from genius_lite.report.terminal import TerminalProgress
     from genius_lite.results.evaluation import Use
@@ -79,6 +80,16 @@ def show(found: Any, as_json: bool, as_tables: Callable[[Any, Console], None]) -
         as_tables(found, terminal())
 
 
+def read_job(recipe: Path, settings: list[str] | None) -> Job:
+    """Read a recipe, its model and its questions, which a terminal shows meanwhile."""
+    from genius_lite.pipeline.job import prepare
+    from genius_lite.recipe.reader import load
+    from genius_lite.report.console import waiting
+
+    with waiting("reading the model and the questions"):
+        return prepare(load(recipe, settings or []))
+
+
 def locate_model(model: str) -> Path:
     """Return the path of a GGUF that is written as in a recipe, downloaded if need be."""
     from genius_lite.recipe import Model
@@ -104,12 +115,12 @@ def named_model(model: str, number: int | None) -> NamedModel:
     return NamedModel(name, chosen.gguf)
 
 
-def require_new_file(out: Path, replaces: bool | None = None) -> None:
-    """Refuse, by a UserError, to write where a file is already, or no folder; what `replaces` may have the former."""
+def require_new_file(out: Path, instead: str | None = "delete it") -> None:
+    """Refuse, by a UserError, to write where no folder is, or a file already; that may be, if `instead` is None."""
     from genius_lite.rundir.disk import require_new
 
-    if not replaces:
-        require_new(out, "file", "delete it" if replaces is None else "give --force")
+    if instead:
+        require_new(out, "file", instead)
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder; make it first")
 

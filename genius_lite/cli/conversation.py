@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from genius_lite.data.templates import opening
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
 from genius_lite.evaluate.models import NamedModel, PromptConfig
@@ -70,7 +72,7 @@ def chat(models: Sequence[NamedModel], how: PromptConfig, *, context: int, seed:
     """
     assert how.temperature != "auto"
     sampling = Sampling(how.temperature, **FILTERS) if how.temperature > 0 else _GREEDY
-    opening = [{"role": "system", "content": how.system}] if how.system else []
+    system = how.system or None  # an empty one is the template's default
     interactive = sys.stdin.isatty()
     # Its event loop stands still while a question is typed.
     with asyncio.Runner() as runner:
@@ -78,12 +80,12 @@ def chat(models: Sequence[NamedModel], how: PromptConfig, *, context: int, seed:
         try:
             conversations = [runner.run(_open(model, context, how.template, stack)) for model in models]
             for conversation in conversations:
-                conversation.messages.extend(opening)
-                conversation.vocabulary.prompt("?", how.system or None)  # refuses what the template drops
+                conversation.messages.extend(opening(system))
+                conversation.vocabulary.prompt("?", system)  # refuses what the template drops
                 if note := conversation.vocabulary.untemplated:
                     _complain(f"{conversation.name}: {note}")
             if interactive:
-                told = [f"System message: {prose(how.system)}"] if how.system else []
+                told = [f"System message: {prose(system)}"] if system else []
                 print(*(visible(m.name) for m in models), *told, _END, sep="\n")
             turn = 0
             while (question := _ask(interactive)) is not None:
@@ -102,9 +104,8 @@ async def _open(model: NamedModel, context: int, template: Mapping[str, Any], st
     cfg = Sampler(slots=1, parked=0, draw="host", prefill_chunk=_CHUNK)
     settings = engine_settings(cfg, source, min(context, most), SILENT)  # with as many layers as its GPU holds
     log = stack.enter_context(scratch()) / "sampler.log"
-    opening = open_sampler(model.gguf, settings, _GREEDY, log, say=_complain)
     try:
-        sampler = await stack.enter_async_context(opening)
+        sampler = await stack.enter_async_context(open_sampler(model.gguf, settings, _GREEDY, log, say=_complain))
     except UserError as e:
         raise UserError(
             f"{model.gguf}: llama.cpp cannot load it with room for {context} tokens; give --context less ({e})"
@@ -176,21 +177,15 @@ class _Words:
         self.word = ""
 
     def write(self, text: str) -> None:
-        """Print all but a last word that may go on; a line break ends it."""
-        text = prose(text)
+        """Print all but a last word that may go on; white space ends it."""
         if self.width is None:
-            print(text, end="", flush=True)
+            print(prose(text), end="", flush=True)
             return
-        for character in text:
-            self.word += character
-            if character.isspace():
-                self._flush(self.width)
+        *words, self.word = re.split(r"(?<=\s)", self.word + prose(text))
+        for word in words:
+            if self.column and self.column + len(word.rstrip()) > self.width:
+                print()
+                self.column = 0
+            print(word, end="")
+            self.column = 0 if word.endswith("\n") else self.column + len(word)
         sys.stdout.flush()
-
-    def _flush(self, width: int) -> None:
-        if self.column and self.column + len(self.word.rstrip()) > width:
-            print()
-            self.column = 0
-        print(self.word, end="")
-        self.column = 0 if self.word.endswith("\n") else self.column + len(self.word)
-        self.word = ""

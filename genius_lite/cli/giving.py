@@ -12,29 +12,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from genius_lite.errors import Stopped, UserError
+from genius_lite.export import hub
+from genius_lite.export.bundle import tag_of
+from genius_lite.export.private import refuse_private
+from genius_lite.progress import Progress
+from genius_lite.rundir.disk import scratch
 from genius_lite.text import visible
-
-if TYPE_CHECKING:
-    from genius_lite.progress import Progress
-
-Push = Annotated[
-    str | None,
-    typer.Option(metavar="hf:OWNER/REPO", help="Upload it to a repository of the hub, which is made if need be"),
-]
-Public = Annotated[bool, typer.Option("--public", help="Show what --push uploads to everybody, not to you alone")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="List what --push would upload, and upload nothing")]
-Create = Annotated[
-    str | None, typer.Option(metavar="NAME", help="With --format ollama: call `ollama create` for it, under this name")
-]
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2}(:[A-Za-z0-9][\w.-]*)?")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # spinners and colours
-_GET = "get it from https://ollama.com, and"
 
 
 @dataclass(frozen=True)
@@ -48,16 +38,11 @@ class Giving:
     create: str | None
 
     def check(self, to_format: str, kinds: int) -> None:
-        """Check what a command line asks for, before anything is made for it.
-
-        Args:
-            kinds: how many quantization types are asked for.
+        """Check what a command line asks for, with so many quantization types, before anything is made for it.
 
         Raises:
             UserError: it cannot be done: options that do not go together, no token, a public repository, no Ollama.
         """
-        from genius_lite.export import hub
-
         if not (self.to or self.push or self.create):
             raise UserError("say where it goes: --to FOLDER, --push hf:OWNER/REPO, or --create NAME")
         if (self.public or self.dry_run) and not self.push:
@@ -85,15 +70,11 @@ class Giving:
     @cached_property
     def repository(self) -> str | None:
         """`OWNER/REPO`, if it is uploaded; a UserError where `push` names none."""
-        from genius_lite.export import hub
-
         return hub.repository_named(self.push) if self.push else None
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
         """Give the folder to write to; one that nobody named goes with the block."""
-        from genius_lite.rundir.disk import scratch
-
         if self.to:
             yield self.to
         else:
@@ -101,10 +82,7 @@ class Giving:
                 yield temporary / "export"
 
     def give(self, folder: Path, run: Path, message: str, progress: Progress) -> None:
-        """Give away what was written: first to Ollama, which is on this machine.
-
-        Args:
-            message: of the commit.
+        """Give away what was written, with `message` for the commit: first to Ollama, which is on this machine.
 
         Raises:
             UserError: something of it failed; the message says what is where.
@@ -120,9 +98,6 @@ class Giving:
             raise UserError(f"{e}{kept}") from None
 
     def _push(self, repository: str, folder: Path, run: Path, message: str, progress: Progress) -> None:
-        from genius_lite.export import hub
-        from genius_lite.export.private import refuse_private
-
         refuse_private(folder, run, repository)
         files = sorted(path for path in folder.iterdir() if path.is_file())
         size = sum(path.stat().st_size for path in files)
@@ -141,16 +116,14 @@ class Giving:
 
 def _would_go(repository: str, public: bool, files: list[Path], size: int) -> Iterator[str]:
     """Yield what a push would do: the repository, and each file with its bytes; nothing of it needs the hub."""
-    from genius_lite.export import hub
-
     try:
         remote = hub.look(repository, outcome="what would go is listed all the same")
     except UserError as e:
         why = str(e).removeprefix(f"hf:{repository}: ")
         remote, standing = None, f"whether it is there is not known: {why}"
     else:
-        made = f"not there, as far as the token sees; it would be made, {_seen(not public)}"
-        standing = f"there already, {_seen(remote.private)}" if remote else made
+        made = f"not there, as far as the token sees; it would be made, {'public' if public else 'private'}"
+        standing = f"there already, {'private' if remote.private else 'public'}" if remote else made
     yield f"hf:{repository}: {standing}"
     if remote and not remote.private and not public:
         yield "it is public, so that it takes --public too"
@@ -163,40 +136,33 @@ def _would_go(repository: str, public: bool, files: list[Path], size: int) -> It
     yield f"{len(files)} files, {size:,} bytes; nothing private was found in them, and nothing is uploaded (--dry-run)"
 
 
-def _seen(private: bool) -> str:
-    return "private" if private else "public"
-
-
 def _create(name: str, folder: Path) -> list[str]:
     """Have Ollama take an exported folder in, and return the names of its models: of several types each is a tag.
 
     Raises:
         UserError: the program is not there, or fails; the message has the command, and what Ollama said.
     """
-    from genius_lite.export.bundle import tag_of
-
-    made, program, files = list[str](), shutil.which("ollama"), sorted(folder.glob("Modelfile*"))
-    for file in files:
+    made, program = list[str](), shutil.which("ollama") or "ollama"
+    for file in sorted(folder.glob("Modelfile*")):
         tagged = name + tag_of(file.name)
         arguments = ["create", tagged, "-f", str(file)]
         typed = shlex.join(["ollama", *arguments])
-        if program is None:
-            raise UserError(f"ollama is not installed here; {_GET} type: {typed}")
         try:
             done = subprocess.run([program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False)
         except OSError as e:
-            raise UserError(f"{program} cannot be started: {e.strerror or e}; {_GET} type: {typed}") from None
+            raise UserError(
+                f"ollama is not installed here ({e.strerror or e}); get it from https://ollama.com, and type: {typed}"
+            ) from None
         if done.returncode:
-            told = _words(done.stderr) or _words(done.stdout) or f"exit code {done.returncode}"
+            told = _last_line(done.stderr) or f"exit code {done.returncode}"
             before = f" ({', '.join(made)} is made)" if made else ""
             raise UserError(f"{typed}: {told}{before}")
         made.append(tagged)
     return made
 
 
-def _words(output: bytes) -> str:
-    """Return what a program said in the end: its last line that names an error, or its last one."""
-    text = _CONTROL.sub("", output.decode("utf-8", "replace")).replace("\r", "\n")
+def _last_line(output: bytes) -> str:
+    """Return what a program said in the end."""
+    text = _CONTROL.sub("", output.decode("utf-8", "replace"))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if line.casefold().startswith("error")]
-    return next(iter(reversed(errors or lines)), "")
+    return lines[-1] if lines else ""

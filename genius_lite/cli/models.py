@@ -30,7 +30,6 @@ from genius_lite.cli.arguments import (
     show,
     source,
 )
-from genius_lite.cli.giving import Create, DryRun, Giving, Public, Push
 from genius_lite.errors import UserError
 from genius_lite.export import FormatName
 from genius_lite.text import prose, visible
@@ -75,13 +74,24 @@ def export_run(
     to_format: Annotated[FormatName, typer.Option("--format", help="How the model is written")] = "gguf",
     kinds: Annotated[str, typer.Option("--type", help="Quantization types, such as Q4_K_M,Q8_0; else the run's")] = "",
     number: Round = None,
-    push: Push = None,
-    public: Public = False,
-    dry_run: DryRun = False,
-    create: Create = None,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="hf:OWNER/REPO", help="Upload it to a repository of the hub, which is made if need be"),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Show what --push uploads to everybody, not to you alone")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what --push would upload, and upload nothing")
+    ] = False,
+    create: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --format ollama: call `ollama create` for it, under this name"),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Try it even where the disk does not suffice")] = False,
 ) -> None:
     """Write a round's model to a folder, with a model card and checksums; to the hub or into Ollama, too."""
+    from genius_lite.cli.giving import Giving
     from genius_lite.export.bundle import FORMATS, RunRound, export, usage_of
 
     wanted, shown = quant_types(kinds), progress(stderr=False)

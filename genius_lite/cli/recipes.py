@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, path, progress, require_new_file, show
+from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, path, progress, read_job, require_new_file, show
 from genius_lite.errors import UserError
 from genius_lite.text import visible
 
@@ -48,7 +48,7 @@ def init(
     """Ask five questions, and write a commented recipe that fits this machine."""
     if out.suffix not in (".yaml", ".yml"):
         raise UserError(f"{out}: a recipe's name ends in .yaml")
-    require_new_file(out, force)
+    require_new_file(out, None if force else "give --force")
 
     from genius_lite.init.questions import this_machine
     from genius_lite.init.recipe import Given, recipe_text
@@ -79,14 +79,10 @@ def plan(
     ] = False,
 ) -> None:
     """Show what a run would take, before it does: memory, disk, tokens and time of each stage, and whether it fits."""
-    from genius_lite.pipeline.job import prepare
     from genius_lite.plan.plan import plan as make_plan
     from genius_lite.plan.table import print_plan
-    from genius_lite.recipe.reader import load
-    from genius_lite.report.console import waiting
 
-    with waiting("reading the model and the questions"):
-        job = prepare(load(recipe, settings or []))
+    job = read_job(recipe, settings)
     show(make_plan(job, progress(), rehearsal=rehearsal, temporary=temporary), as_json, print_plan)
 
 

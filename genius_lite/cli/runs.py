@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, command_line, path, progress, show
+from genius_lite.cli.arguments import AsJson, RecipeFile, Settings, command_line, path, progress, read_job, show
 from genius_lite.cli.interrupts import handle_interrupts, main_process
 from genius_lite.errors import UserError
 from genius_lite.text import amount, visible
@@ -50,7 +50,7 @@ def run(
     progress = TerminalProgress(console, command_line())
     own = [f"out={json.dumps(out)}"] if out else []
     with main_process() as group:
-        with handle_interrupts(progress, launched=group.size > 1) as stop:
+        with handle_interrupts(progress) as stop:
             summary = run_recipe(load(recipe, [*(settings or []), *own]), progress, stop, reuse, force, group)
         print_summary(summary, console)
         if summary.halted:
@@ -69,19 +69,14 @@ def validate(
     """Check a recipe, its model and its queries; writes nothing."""
     from genius_lite.data.files import Fault
     from genius_lite.data.vocabulary import Vocabulary
-    from genius_lite.pipeline.job import prepare
     from genius_lite.plan.history import cut_off, holds_another
-    from genius_lite.recipe.reader import load
-    from genius_lite.report.console import waiting
 
-    with waiting("reading the model and the questions"):
-        job = prepare(load(recipe, settings or []))
+    job = read_job(recipe, settings)
     if strict and (faults := [line for line in job.notes if isinstance(line, Fault)]):
         raise UserError(f"{faults[0]}; mend it, or validate without --strict")
-    longest = max(len(q.tokens) for q in job.queries)
     print(f"model    {visible(str(job.source.path))}")
     print(f"         {visible(job.source.architecture)}, {job.source.parameters / 1e6:.0f} M parameters")
-    longest, repeats = amount(longest, "tokens"), amount(job.duplicates, "repeats")
+    longest, repeats = amount(max(len(q.tokens) for q in job.queries), "tokens"), amount(job.duplicates, "repeats")
     watched = f"; watched, and never learned from: {len(job.watched)}" if job.watched else ""
     print(f"queries  {len(job.queries)}, the longest of {longest}; {repeats} dropped{watched}")
     for item, cfg in zip(job.tasks, job.recipe.evaluate.tasks, strict=True):
@@ -96,12 +91,11 @@ def validate(
     branches = "as many branches as are fastest here," if slots == "auto" else f"{slots} branches"
     print(f"sampler  {branches} of {job.context} tokens")
     print(f"out      {visible(job.recipe.out)}")
-    other = None
+    notes = [*job.notes, job.quantized_twice, cut_off(job)]
     if holds_another(Path(job.recipe.out), job.identity):
-        other = f"{job.recipe.out} holds a run of another recipe: run asks for another out, or --reuse"
-    for note in (*job.notes, job.quantized_twice, cut_off(job), other):
-        if note:
-            print(f"note     {visible(note)}")
+        notes.append(f"{job.recipe.out} holds a run of another recipe: run asks for another out, or --reuse")
+    for note in filter(None, notes):
+        print(f"note     {visible(note)}")
     print(f"{visible(str(recipe))} is fine")
 
 

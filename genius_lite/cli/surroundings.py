@@ -92,15 +92,15 @@ def fault_line(error: BaseException) -> str | None:
 
     if isinstance(error, SamplerError):
         return f"{error}; {_GOES_ON}"
-    if lost := next((str(cause) for cause in _causes(error) if _UNLOADABLE.match(str(cause))), None):
-        return f"llama.cpp does not load ({lost}); genius-lite doctor says what mends that"
-    if diverged := next((cause for cause in _causes(error) if isinstance(cause, NonFiniteError)), None):
-        return str(diverged)
-    found = next((refused for cause in _causes(error) if (refused := _refused(cause))), None)
-    if found is None:
-        return None
-    named = f" ({found.filename})" if found.filename else ""
-    return f"{(found.strerror or str(found)).lower()}{named}; {_MEND[found.errno]}, and {_GOES_ON}"
+    for cause in _causes(error):
+        if _UNLOADABLE.match(str(cause)):
+            return f"llama.cpp does not load ({cause}); genius-lite doctor says what mends that"
+        if isinstance(cause, NonFiniteError):
+            return str(cause)
+        if found := _refused(cause):
+            named = f" ({found.filename})" if found.filename else ""
+            return f"{(found.strerror or str(found)).lower()}{named}; {_MEND[found.errno]}, and {_GOES_ON}"
+    return None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

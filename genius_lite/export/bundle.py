@@ -15,11 +15,11 @@ from genius_lite.errors import UserError
 from genius_lite.evaluate.models import PromptConfig
 from genius_lite.export import FormatName
 from genius_lite.export.card import llama_options, model_card
-from genius_lite.export.ollama import comments, modelfile
+from genius_lite.export.ollama import modelfile
 from genius_lite.export.transformers import python_lines, write_peft, write_safetensors
 from genius_lite.progress import SILENT, Advance, Progress
 from genius_lite.recipe import QuantType, TargetType, answer_tokens
-from genius_lite.results.rounds import Quantized, RoundReport
+from genius_lite.results.rounds import Quantized
 from genius_lite.rundir.disk import require_new, scratch, settled, sync
 from genius_lite.rundir.folder import CHECKPOINT, follow_umask, write_text
 from genius_lite.rundir.reader import RunFolder
@@ -96,11 +96,6 @@ class RunRound:
             return self.run.round(self.number).policy
         return self.run.rounded_base or self.base.gguf.path
 
-    @cached_property
-    def reports(self) -> list[RoundReport]:
-        """Of the rounds up to this one."""
-        return [report for report in self.run.reports if report.round <= self.number]
-
     @property
     def made(self) -> Quantized | None:
         """What the run says of `gguf`; None of the base model."""
@@ -156,7 +151,8 @@ def export(
         usage = f"```{'sh' if wanted.usage else 'python'}\n{usage_of(chosen, to_format, sums, '.', named)}\n```\n"
         # Every other type, and an adapter beside another file, may answer otherwise.
         other = f"the run's own {chosen.made.type} file" if chosen.made and (kinds or not wanted.of_types) else ""
-        card = model_card(chosen.base, chosen.number, chosen.reports, chosen.run.recipe, sums, notes, usage, other)
+        reports = [report for report in chosen.run.reports if report.round <= chosen.number]
+        card = model_card(chosen.base, chosen.number, reports, chosen.run.recipe, sums, notes, usage, other)
         write_text(partial / "README.md", card)
         sums["README.md"] = sha256([partial / "README.md"])
         write_text(partial / "SHA256SUMS", "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
@@ -192,23 +188,23 @@ def tag_of(modelfile: str) -> str:
 
 
 def _write_ggufs(chosen: RunRound, kinds: list[QuantType], out: Path, advance: Advance) -> list[str]:
+    made = chosen.made
     if not kinds:
         prove(chosen.gguf)
-        file = out / f"{chosen.file_name}-{chosen.made.type if chosen.made else 'base'}.gguf"
+        file = out / f"{chosen.file_name}-{made.type if made else 'base'}.gguf"
         if _is_part(chosen):  # copied under another name it would load nowhere
             merge(chosen.base, None, "source", file, advance)
             return []
         shutil.copyfile(chosen.gguf, file)
-        if chosen.made and sha256([file]) != chosen.made.sha256:
+        if made and sha256([file]) != made.sha256:
             raise UserError(f"{chosen.gguf} is not the file that was evaluated any more; export it with --type")
         advance(file.stat().st_size)
         return []
     adapter, notes = Adapter.load(chosen.adapter, chosen.base) if chosen.adapter else None, list[str]()
-    held = {tensor.name: tensor.type for tensor in gguf_file.read(chosen.gguf).tensors} if chosen.made else {}
+    held = {tensor.name: tensor.type for tensor in gguf_file.read(chosen.gguf).tensors} if made else {}
     for kind in kinds:
         file = out / f"{chosen.file_name}-{kind}.gguf"
-        same = held and held == planned_types(chosen.base, adapter, kind)
-        if same and chosen.made and sha256([chosen.gguf]) == chosen.made.sha256:
+        if made and held == planned_types(chosen.base, adapter, kind) and sha256([chosen.gguf]) == made.sha256:
             shutil.copyfile(chosen.gguf, file)  # which was evaluated
             advance(file.stat().st_size)
             continue
@@ -233,9 +229,9 @@ def _write_ollama(chosen: RunRound, kinds: list[QuantType], out: Path, advance: 
     for file in (files := sorted(out.glob("*.gguf"))):
         name = "Modelfile" if len(files) == 1 else f"Modelfile.{file.stem.rpartition('-')[2]}"
         with Vocabulary.open(file, chosen.asked.template) as vocabulary:
-            text = modelfile(vocabulary, file.name, context=context, system=chosen.asked.system)
+            text, comments = modelfile(vocabulary, file.name, context=context, system=chosen.asked.system)
         write_text(out / name, text)
-        notes += [f"{name}: {comment}" for comment in comments(text)]
+        notes += [f"{name}: {comment}" for comment in comments]
     return notes
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import html
 import json
 import shlex
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from genius_lite import __version__
 from genius_lite.export.transformers import HubSource
@@ -19,9 +21,6 @@ from genius_lite.results.rounds import RoundReport
 from genius_lite.rundir.folder import json_bytes
 from genius_lite.text import accuracy, gain, interval, percent, visible
 from genius_lite.weights.importing import Base
-
-if TYPE_CHECKING:
-    from huggingface_hub import EvalResult
 
 _PIPELINE = "text-generation"
 
@@ -60,9 +59,7 @@ def model_card(
 def llama_options(system: str | None, template: dict[str, Any]) -> str:
     """Write what llama-cli is to be told of how the model was asked, ` -sys 'Be brief.'`.
 
-    Args:
-        system: the message before every question. Ollama has it from the Modelfile, LM Studio takes it in its window.
-        template: variables of the chat template, likewise.
+    Ollama has it from the Modelfile, LM Studio takes it in its window.
     """
     asked = f" -sys {shlex.quote(system)}" if system else ""
     if variables := {name: value for name, value in template.items() if name != "today"}:
@@ -70,15 +67,8 @@ def llama_options(system: str | None, template: dict[str, Any]) -> str:
     return asked
 
 
-def _front_matter(base: Base, reports: list[RoundReport], file: str = "") -> str:
-    """Write the YAML that a card begins with.
-
-    Args:
-        reports: of the rounds up to the one that the card is of; none of the base model.
-        file: the one that was measured, where the card is of others.
-    """
-    from huggingface_hub import ModelCardData
-
+def _front_matter(base: Base, reports: list[RoundReport], file: str) -> str:
+    """Write the YAML that a card begins with; the arguments are those of `model_card`."""
     license_name, hub = base.gguf.metadata.get("general.license"), HubSource.of(base)
     measured = eval_results(reports[-1].evaluation, file) if reports else []
     card = ModelCardData(
@@ -98,8 +88,6 @@ def eval_results(tasks: list[TaskResult], measured: str = "") -> list[EvalResult
 
     Only of problems that reported: what chose the round too would flatter it, and stands in the card's text alone.
     """
-    from huggingface_hub import EvalResult
-
     found = []
     for task in (task for task in tasks if not task.chosen_on):
         name, problems = visible(task.task), {"problems": task.problems}
@@ -114,22 +102,18 @@ def eval_results(tasks: list[TaskResult], measured: str = "") -> list[EvalResult
                 continue
             ends = interval(value) if kind == "accuracy" else gain(value).partition(" ")[2]
             of_which = f", of {measured}" if measured else ""
+            estimate, low, high = (round(100 * share, 1) for share in (value.estimate, value.low, value.high))
             result = EvalResult(
                 task_type=_PIPELINE,
                 dataset_type=name.removeprefix(Prefix.HUB),
                 dataset_name=name,
                 metric_type=kind,
                 metric_name=f"{what}, 95 % interval {ends}{of_which}",
-                metric_value=_in_percent(value.estimate),
-                metric_args={"low": _in_percent(value.low), "high": _in_percent(value.high), **problems, **more},
+                metric_value=estimate,
+                metric_args={"low": low, "high": high, **problems, **more},
             )
             found.append(result)
     return found
-
-
-def _in_percent(share: float) -> float:
-    """Return a share as the number that a table of results sorts by; `text.percent` writes it."""
-    return round(100 * share, 1)
 
 
 def _what(base: Base, number: int, recipe: dict[str, Any]) -> str:

@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import httpx2
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OIDCError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils.sha import git_hash
 
 from genius_lite.errors import Stopped, UserError
 from genius_lite.progress import Advance
 from genius_lite.recipe import Prefix
 from genius_lite.weights.gguf_file import sha256
-
-if TYPE_CHECKING:
-    from huggingface_hub.errors import HfHubHTTPError
 
 _PATIENCE = 15.0  # seconds that the hub may take to say what it has
 _GIT = 40  # hexadecimal digits of git's digests
@@ -36,8 +38,6 @@ class Remote:
 
     def holds(self, file: Path) -> bool:
         """Say whether it has this very file."""
-        from huggingface_hub.utils.sha import git_hash
-
         there = self.digests.get(file.name)
         if there is None:
             return False
@@ -50,9 +50,6 @@ def repository_named(text: str) -> str:
     Raises:
         UserError: it is written otherwise, or the hub has no such names.
     """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
     name = text.removeprefix(Prefix.HUB)
     try:
         validate_repo_id(name)
@@ -69,8 +66,6 @@ def require_token(repository: str) -> None:
     Raises:
         UserError: there is none, or it is not known, or may only read; or the hub cannot be reached.
     """
-    from huggingface_hub import HfApi, get_token
-
     with _in_one_line(repository, _NOTHING):
         if get_token() is None:
             raise UserError(f"--push hf:{repository}: there is no token for the hub; {_LOG_IN}")
@@ -83,15 +78,11 @@ def look(repository: str, commit: str | None = None, outcome: str = _NOTHING) ->
     """Ask the hub what it has of a repository; None if it has none that the token may see.
 
     Args:
-        commit: its state then, instead of now.
         outcome: what is known of the export, for messages.
 
     Raises:
         UserError: the hub refuses to say, or cannot be reached.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
-
     with _in_one_line(repository, outcome):
         try:
             info = HfApi().model_info(repository, revision=commit, files_metadata=True, timeout=_PATIENCE)
@@ -102,11 +93,7 @@ def look(repository: str, commit: str | None = None, outcome: str = _NOTHING) ->
 
 
 def require_privacy(remote: Remote | None, repository: str, public: bool) -> None:
-    """See that nothing is shown to everybody without `--public`.
-
-    Raises:
-        UserError: the repository is there, and public.
-    """
+    """Refuse, by a UserError, to show everybody what goes to a public repository without `--public`."""
     if remote and not remote.private and not public:
         raise UserError(f"hf:{repository} is there and public; say --public if all may see it, or name another")
 
@@ -124,19 +111,15 @@ def push(folder: Path, repository: str, message: str, *, public: bool, advance: 
         UserError: the hub refuses, or is not reached any more; the message says what is there.
         Stopped: Ctrl-C was pressed; likewise.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
-
     api, files = HfApi(), sorted(path for path in folder.iterdir() if path.is_file())
-    before = look(repository)
     with _in_one_line(repository, _NOTHING):
-        if before is None:
+        if look(repository) is None:
             api.create_repo(repository, private=not public)
-    before = look(repository)  # an organisation may have a default of its own
-    if before is None:
-        raise UserError(f"hf:{repository} was made and cannot be seen; {_NOTHING}: look at the token's rights")
-    require_privacy(before, repository, public)
-    additions = [CommitOperationAdd(file.name, file) for file in files]
-    with _in_one_line(repository, _NOTHING):
+        before = look(repository)  # an organisation may have a default of its own
+        if before is None:
+            raise UserError(f"hf:{repository} was made and cannot be seen; {_NOTHING}: look at the token's rights")
+        require_privacy(before, repository, public)
+        additions = [CommitOperationAdd(file.name, file) for file in files]
         for file, addition in zip(files, additions, strict=True):
             api.preupload_lfs_files(repository, [addition], free_memory=False)
             advance(file.stat().st_size)
@@ -163,9 +146,6 @@ def _in_one_line(repository: str, outcome: str, refused: str | None = None) -> I
         UserError: the hub refuses, or cannot be reached.
         Stopped: Ctrl-C was pressed.
     """
-    import httpx2
-    from huggingface_hub.errors import HfHubHTTPError, OIDCError
-
     try:
         yield
     except KeyboardInterrupt:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Literal
 
 from genius_lite.data import thoughts
@@ -28,7 +27,6 @@ from genius_lite.errors import UserError
 from genius_lite.export.go_template import Layout, Messages, Nodes, Show, When
 
 _MAX_CONTEXT = 8192  # Ollama's memory grows with num_ctx; long-context models would not load on a laptop
-_NO_SYSTEM = "No SYSTEM: a Modelfile cannot hold the message that the model was trained with; see README.md."
 _NO_STOP = "No PARAMETER stop for {!a}: a Modelfile cannot hold it; Ollama ends at the token by itself."
 _ROLES = {"s": "system", "u": "user", "a": "assistant"}
 _CLOSED = re.compile(r'"""\s*[\r\n]')  # ends a string of a Modelfile
@@ -42,12 +40,14 @@ _TEXTS = (
 )
 
 
-def modelfile(vocabulary: Vocabulary, gguf_name: str, *, context: int | None = None, system: str | None = None) -> str:
+def modelfile(
+    vocabulary: Vocabulary, gguf_name: str, *, context: int | None = None, system: str | None = None
+) -> tuple[str, list[str]]:
     """Write the text of a Modelfile that lies beside the GGUF, to be saved as UTF-8 with plain line feeds.
 
+    Its comments, which stand at its top, are returned beside it.
+
     Args:
-        vocabulary: the GGUF's.
-        gguf_name: its file name.
         context: tokens that the model was trained to read; num_ctx is this, 8192 at most.
         system: the message that opens every conversation which brings none of its own.
 
@@ -67,15 +67,10 @@ def modelfile(vocabulary: Vocabulary, gguf_name: str, *, context: int | None = N
     if system is not None and _holds_message(system):
         lines.append(f'SYSTEM """{system}"""')
     elif system is not None:
-        notes.append(_NO_SYSTEM)
+        notes.append("No SYSTEM: a Modelfile cannot hold the message that the model was trained with; see README.md.")
     lines += [f'PARAMETER stop "{stop}"' for stop in held]
     lines += [f"PARAMETER num_ctx {min(context, _MAX_CONTEXT)}"] if context else []
-    return "\n".join([*(f"# {note}" for note in notes), *lines]) + "\n"
-
-
-def comments(modelfile: str) -> list[str]:
-    """List what a Modelfile says to its reader, which stands at its top."""
-    return [line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("# "), modelfile.splitlines())]
+    return "\n".join([*(f"# {note}" for note in notes), *lines]) + "\n", notes
 
 
 def chat_template(vocabulary: Vocabulary) -> tuple[Layout | None, tuple[str, ...]]:

@@ -50,11 +50,10 @@ class _Wanted:
         said = {word.casefold() for word in re.split(r"[/_.-]", repository)} | {repository.partition("/")[0].casefold()}
         names = {n for n in (account, home.name) if n and not n.isdecimal() and n.casefold() not in said}
         words = {n for n in names if len(n) >= _SHORTEST and n.casefold() not in _ANYBODY}
-        in_context = "|".join(rf"[/\\]{n}[/\\]|~{n}\b|\b{n}@\w" for n in map(re.escape, sorted(names)))
-        alone = "|".join(rf"(?<!\w){n}(?!\w)" for n in map(re.escape, sorted(words)))
+        in_context = [rf"[/\\]{n}[/\\]|~{n}\b|\b{n}@\w" for n in map(re.escape, sorted(names))]
+        alone = [rf"(?i:(?<!\w){n}(?!\w))" for n in map(re.escape, sorted(words))]
         self.path = re.compile(rf"(?<!\w)(?:{anywhere})(?![\w-])" if anywhere else r"(?!)")
-        self.account = re.compile(in_context or r"(?!)")
-        self.name = re.compile(alone or r"(?!)", re.IGNORECASE)
+        self.name = re.compile("|".join([*in_context, *alone]) or r"(?!)")
 
     def in_text(self, text: str, *, words: bool) -> str | None:
         """Say what of it is in a text; None if nothing is.
@@ -72,7 +71,7 @@ class _Wanted:
                 continue
             if here := next(filter(None, (_here(form, at) for at in _ABSOLUTE.finditer(form))), None):
                 return f"`{brief(here)}`, a path of this machine"
-            if found := self.account.search(form) or self.name.search(form):
+            if found := self.name.search(form):
                 return f"`{brief(found[0])}`, a user's name"
         return None
 

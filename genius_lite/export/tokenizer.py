@@ -75,18 +75,17 @@ def write_tokenizer(source: GGUF, original: Path, out: Path) -> list[str]:
     Raises:
         UserError: transformers knows no tokenizer of this kind.
     """
-    if given := any(file for name in VOCABULARIES for file in original.glob(name)):
-        for file in (file for name in TOKENIZER_FILES for file in original.glob(name)):
-            shutil.copyfile(file, out / file.name)
-        if (config := out / "tokenizer_config.json").is_file():  # it may say where its maker had it
-            named = read_object(config)
-            dropped = {"name_or_path", "_name_or_path", "chat_template"}
-            kept = {key: value for key, value in named.items() if key not in dropped}
-            write_text(config, json.dumps(kept, indent=2, ensure_ascii=False))
-    else:
-        _write_made(source, out)
-    remove(out / "chat_template.jinja")
     with Vocabulary.open(source.path) as vocabulary:
+        if given := any(file for name in VOCABULARIES for file in original.glob(name)):
+            for file in (file for name in TOKENIZER_FILES for file in original.glob(name)):
+                shutil.copyfile(file, out / file.name)
+            if (config := out / "tokenizer_config.json").is_file():  # it may say where its maker had it
+                dropped = {"name_or_path", "_name_or_path", "chat_template"}
+                kept = {key: value for key, value in read_object(config).items() if key not in dropped}
+                write_text(config, json.dumps(kept, indent=2, ensure_ascii=False))
+        else:
+            _write_made(source, vocabulary, out)
+        remove(out / "chat_template.jinja")
         if template := source.metadata.get("tokenizer.chat_template"):
             write_text(out / "chat_template.jinja", _bos(vocabulary) + template)
         if given:
@@ -108,7 +107,7 @@ def _bos(vocabulary: Vocabulary) -> str:
     return "" if begun else f"{{{{ {json.dumps(vocabulary.bos_text, ensure_ascii=False)} }}}}"
 
 
-def _write_made(source: GGUF, out: Path) -> None:
+def _write_made(source: GGUF, vocabulary: Vocabulary, out: Path) -> None:
     """Write what transformers makes of the GGUF, with llama.cpp's rules where it overlooks them."""
     from transformers import PreTrainedTokenizerFast
     from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer, get_gguf_tokenizer
@@ -120,12 +119,10 @@ def _write_made(source: GGUF, out: Path) -> None:
         raise UserError(f"{source.path}: {e} Name the model's own weights (model.weights), or export a GGUF") from None
     _as_llama_cpp(backend, source.metadata)
     special = {name: names[name] for name in ("bos_token", "eos_token", "unk_token", "pad_token") if names.get(name)}
-    with Vocabulary.open(source.path) as vocabulary:
-        adds_bos = vocabulary.adds_bos  # whatever transformers guesses; EOS would end a prompt
     made = PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        add_bos_token=adds_bos,
-        add_eos_token=False,
+        add_bos_token=vocabulary.adds_bos,  # whatever transformers guesses
+        add_eos_token=False,  # it would end a prompt
         clean_up_tokenization_spaces=False,
         padding_side="left",
         **special,

@@ -74,13 +74,10 @@ def _dtype(config: dict[str, Any]) -> str | None:
 
 
 def write_peft(base: Base, adapter: Path, out: Path) -> list[str]:
-    """Write the adapter as peft reads it, with its tokenizer; the base is named as others find it.
+    """Write the adapter as peft reads it, with its tokenizer; return what its user should know, a line each.
 
-    That is a repository of the hub; or, where there is none, a folder beside the export, which round 0 is exported to.
-    Of a GGUF on the hub the base's config is here too: transformers overlooks some of what the header says.
-
-    Returns:
-        What its user should know, a line each.
+    The base is named as others find it: a repository of the hub, or else a folder beside the export, which round 0 is
+    exported to. Of a GGUF on the hub its config is here too: transformers overlooks some of what the header says.
 
     Raises:
         UserError: the adapter is damaged.
@@ -97,11 +94,7 @@ def write_peft(base: Base, adapter: Path, out: Path) -> list[str]:
 
 
 def write_safetensors(base: Base, adapter: Path | None, out: Path) -> list[str]:
-    """Write checkpoint + adapter, with config and tokenizer: what `from_pretrained` reads.
-
-    Returns:
-        What its user should know, a line each.
-    """
+    """Write checkpoint + adapter, with config and tokenizer, for `from_pretrained`; return notes as `write_peft`."""
     model = merged_model(base, adapter)
     # transformers reads one token of a GGUF that ends a response: of Gemma 3 or Phi-3 not the one that ends a turn.
     cfg = model.generation_config
@@ -156,12 +149,7 @@ def merged_model(base: Base, adapter: Path | None) -> Any:
 
 
 def python_lines(base: Base, adapter: bool, system: str | None, template: dict[str, Any]) -> str:
-    """Write Python that loads an export, an adapter's base from where others find that, and asks as the run did.
-
-    Args:
-        system: the message before every question.
-        template: variables of the chat template.
-    """
+    """Write Python that loads an export, an adapter's base from where others find that, and asks as the run did."""
     hub = base_on_hub(base)
     if adapter and hub and hub.gguf:
         lines = [

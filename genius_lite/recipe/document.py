@@ -90,10 +90,14 @@ def read_setting(setting: str) -> Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's own, without what is refused."""
+    """PyYAML's own, without what is refused; it notes in a document where each key stands."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's way to say which plain words are no text
     depth = 0
+
+    def __init__(self, text: str, document: Document, at: At) -> None:
+        super().__init__(text)
+        self.text, self.document, self.at = text, document, at
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
@@ -106,6 +110,28 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+    def plain(self, node: yaml.Node, where: Where) -> Any:
+        """Return the node's value, note the place of each key, and refuse repeated ones."""
+        place = self.at(node.start_mark.line)
+        self.document.places.setdefault(where, place)
+        if isinstance(node, yaml.MappingNode):
+            result: dict[str, Any] = {}
+            for key_node, value in node.value:
+                place = self.at(key_node.start_mark.line)
+                if not isinstance(key_node, yaml.ScalarNode):
+                    raise UserError(f"{place}: a key is one word; write KEY: VALUE")
+                key = _whole(key_node.value, place)
+                if key in result:
+                    raise UserError(f"{place}: `{brief(key)}` stands twice in the same section; keep one")
+                self.document.places[(*where, key)] = place
+                result[key] = self.plain(value, (*where, key))
+            return result
+        if isinstance(node, yaml.SequenceNode):
+            return [self.plain(item, (*where, str(i))) for i, item in enumerate(node.value)]
+        self.document.written[where] = self.text[node.start_mark.index : node.end_mark.index]
+        value = self.construct_object(node)
+        return _whole(value, place) if isinstance(value, str) else value
 
 
 # The numbers of YAML 1.2: 1e-4 is one, 010 is not 8, and 1:30 is not 90.
@@ -122,12 +148,9 @@ for _tag, _pattern, _first in (
 def _read(text: str, where: Where, document: Document, at: At) -> Any:
     """Read the value of a text, None if it is empty, and note the places of its keys in the document."""
     try:
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            return None if node is None else _plain(loader, node, text, where, document, at)
-        finally:
-            loader.dispose()
+        loader = _Loader(text, document, at)
+        node = loader.get_single_node()
+        return None if node is None else loader.plain(node, where)
     except yaml.MarkedYAMLError as e:
         mark, began = e.problem_mark or e.context_mark, e.context_mark
         problem = " ".join(", ".join(filter(None, (e.context, e.problem))).split())
@@ -136,28 +159,6 @@ def _read(text: str, where: Where, document: Document, at: At) -> Any:
     except yaml.reader.ReaderError as e:
         line = text.count("\n", 0, e.position)
         raise UserError(f"{at(line)}: the invisible character U+{e.character:04X} stands here; delete it") from None
-
-
-def _plain(loader: _Loader, node: yaml.Node, text: str, where: Where, document: Document, at: At) -> Any:
-    """Return the node's value, note the place of each key, and refuse repeated ones."""
-    document.places.setdefault(where, at(node.start_mark.line))
-    if isinstance(node, yaml.MappingNode):
-        result: dict[str, Any] = {}
-        for key_node, value in node.value:
-            place = at(key_node.start_mark.line)
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise UserError(f"{place}: a key is one word; write KEY: VALUE")
-            key = _whole(key_node.value, place)
-            if key in result:
-                raise UserError(f"{place}: `{brief(key)}` stands twice in the same section; keep one")
-            document.places[(*where, key)] = place
-            result[key] = _plain(loader, value, text, (*where, key), document, at)
-        return result
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(loader, item, text, (*where, str(i)), document, at) for i, item in enumerate(node.value)]
-    document.written[where] = text[node.start_mark.index : node.end_mark.index]
-    value = loader.construct_object(node)
-    return _whole(value, at(node.start_mark.line)) if isinstance(value, str) else value
 
 
 def _whole(text: str, place: str) -> str:

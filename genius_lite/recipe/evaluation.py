@@ -8,18 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from genius_lite.recipe.benchmarks import HARNESS, BenchmarkName, completed
 from genius_lite.recipe.sampling import Prefix, columns_of
-from genius_lite.recipe.types import (
-    AboveZero,
-    Auto,
-    Count,
-    LocalPath,
-    NotNegative,
-    Positive,
-    Section,
-    Seed,
-    Text,
-    key,
-)
+from genius_lite.recipe.types import AboveZero, Auto, Count, LocalPath, NotNegative, Positive, Section, Seed, Text, key
 
 Check = Literal["exact", "numeric", "choice", "regex", "math-verify"]
 _LAID_DOWN = ("check", "prompt", "answer", "choices", "count_from", "options")  # by a definition of another package

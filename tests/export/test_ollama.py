@@ -15,7 +15,7 @@ import pytest
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.errors import UserError
-from genius_lite.export.ollama import chat_template, comments, modelfile
+from genius_lite.export.ollama import chat_template, modelfile
 from tests.support.vocabularies import write_vocabulary
 
 HERE = Path(__file__).parent
@@ -143,7 +143,7 @@ def test_template_of_a_family_gives_the_same_tokens(family, ollama, smollm2_fiel
     conversations = [c for c in CONVERSATIONS if not (family.refuses_system and c in with_system)]
     with Vocabulary.open(path) as vocabulary:
         assert vocabulary.adds_bos == family.adds_bos
-        text = modelfile(vocabulary, "x.gguf")
+        text, _ = modelfile(vocabulary, "x.gguf")
         found = ollama(text, conversations)
         assert_same_prompts(vocabulary, found, conversations)
         assert ("refuses system messages" in text) == family.refuses_system
@@ -157,9 +157,9 @@ def test_template_of_a_family_gives_the_same_tokens(family, ollama, smollm2_fiel
 def test_smollm2s_own_template_is_reproduced(own, ollama):
     questions = [c for c in CONVERSATIONS if c[-2:-1] == [] or c[-2]["role"] == "system"]
     assert len(questions) == 5
-    found = ollama(modelfile(own, "x.gguf"), list(CONVERSATIONS))
+    found = ollama(modelfile(own, "x.gguf")[0], list(CONVERSATIONS))
     assert_same_prompts(own, found, list(CONVERSATIONS))
-    for question, prompt in zip(questions, ollama(modelfile(own, "x.gguf"), questions)["prompts"], strict=True):
+    for question, prompt in zip(questions, ollama(modelfile(own, "x.gguf")[0], questions)["prompts"], strict=True):
         system = question[0]["content"] if len(question) == 2 else None
         tokens = own.encode(prompt, special=True, bos=True)
         assert tokens == own.prompt(question[-1]["content"], system)
@@ -167,7 +167,7 @@ def test_smollm2s_own_template_is_reproduced(own, ollama):
 
 
 def test_a_whole_modelfile(own, ollama):
-    text = modelfile(own, "my model.gguf", context=131072)
+    text, _ = modelfile(own, "my model.gguf", context=131072)
     assert text == (
         "FROM ./my model.gguf\n"
         'TEMPLATE """{{ $system := false }}{{ range .Messages }}{{ if eq .Role "system" }}{{ $system = true }}{{ end }}'
@@ -190,8 +190,8 @@ def test_a_whole_modelfile(own, ollama):
 
 
 def test_the_models_context_is_kept_where_it_is_small(own):
-    assert "PARAMETER num_ctx 2048\n" in modelfile(own, "x.gguf", context=2048)
-    assert "num_ctx" not in modelfile(own, "x.gguf")
+    assert "PARAMETER num_ctx 2048\n" in modelfile(own, "x.gguf", context=2048)[0]
+    assert "num_ctx" not in modelfile(own, "x.gguf")[0]
     with pytest.raises(UserError, match="rename it"):
         modelfile(own, "a\nb.gguf")
 
@@ -209,13 +209,13 @@ def test_literal_text_survives_go_and_the_modelfile(literal, with_template, olla
         "{{ Q }}{% for m in messages %}{{ m.role + Q + m.content + Q }}{% endfor %}{{ Q }}".replace("Q", quoted)
     )
     assert vocabulary.render(talk("x")) == f"{literal}user{literal}x{literal}{literal}"
-    found = ollama(modelfile(vocabulary, "x.gguf"), list(CONVERSATIONS))
+    found = ollama(modelfile(vocabulary, "x.gguf")[0], list(CONVERSATIONS))
     assert found["prompts"] == [vocabulary.render(c) for c in CONVERSATIONS]
 
 
 def test_neighbours_of_one_role_are_merged_as_ollama_does(own, ollama):
     split = [*talk("a", system="s"), {"role": "user", "content": "b"}]
-    found = ollama(modelfile(own, "x.gguf"), [split])
+    found = ollama(modelfile(own, "x.gguf")[0], [split])
     assert_same_prompts(own, found, [talk("a\n\nb", system="s")])
 
 
@@ -232,7 +232,7 @@ CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ CONTENT }}<|im_end
 )
 def test_what_go_cannot_do_is_said(content, note, with_template, ollama):
     vocabulary = with_template(CHATML.replace("CONTENT", content))
-    text = modelfile(vocabulary, "x.gguf")
+    text, _ = modelfile(vocabulary, "x.gguf")
     assert [line for line in text.splitlines() if line.startswith("# ") and note in line]
     found = ollama(text, list(CONVERSATIONS))
     assert_same_prompts(vocabulary, found, list(CONVERSATIONS))
@@ -240,7 +240,7 @@ def test_what_go_cannot_do_is_said(content, note, with_template, ollama):
 
 def test_an_empty_system_message_may_be_a_thing_of_its_own(with_template, ollama):
     vocabulary = with_template(CHATML.replace("CONTENT", "m.content or 'none'"))
-    text = modelfile(vocabulary, "x.gguf")
+    text, _ = modelfile(vocabulary, "x.gguf")
     assert "words of its own for an empty system message" in text
     others = [c for c in CONVERSATIONS if c[0]["content"]]
     assert_same_prompts(vocabulary, ollama(text, others), others)
@@ -251,7 +251,7 @@ def test_an_empty_system_message_may_be_a_thing_of_its_own(with_template, ollama
     ["Be brief.", '"', '"""', 'a """ b', "two\nlines\n", "  a\tb\r\n", "# Grüße 🙂\nFROM x", "{{ .System }}"],
 )
 def test_a_runs_system_message_opens_every_conversation(message, own, ollama):
-    text = modelfile(own, "x.gguf", system=message)
+    text, _ = modelfile(own, "x.gguf", system=message)
     opening = dict(ollama(text, [])["commands"])["SYSTEM"]
     assert opening == message
     (prompt,) = ollama(text, [talk("What is 2 + 2?", system=opening)])["prompts"]
@@ -260,16 +260,16 @@ def test_a_runs_system_message_opens_every_conversation(message, own, ollama):
 
 @pytest.mark.parametrize("message", ["", 'a """\nb', 'a """ \r\nb', "no\u200bprint", "\x1b"])
 def test_a_message_that_no_modelfile_holds_is_said(message, own, ollama):
-    text = modelfile(own, "x.gguf", system=message)
+    text, _ = modelfile(own, "x.gguf", system=message)
     assert "# No SYSTEM: a Modelfile cannot hold" in text
     assert [name for name, _ in ollama(text, [])["commands"]] == ["FROM", "TEMPLATE", "stop"]
-    assert "SYSTEM" not in modelfile(own, "x.gguf")
+    assert "SYSTEM" not in modelfile(own, "x.gguf")[0]
 
 
 def test_a_system_message_that_the_model_ignores(smollm2_fields, tmp_path):
     jinja = (HERE / "templates" / "phi3.jinja").read_text()
     with Vocabulary.open(small(tmp_path, smollm2_fields, jinja, PHI3, True)) as vocabulary:
-        assert "leaves system messages out" in modelfile(vocabulary, "x.gguf")
+        assert "leaves system messages out" in modelfile(vocabulary, "x.gguf")[0]
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_a_system_message_that_the_model_ignores(smollm2_fields, tmp_path):
 )
 def test_a_template_that_cannot_be_written_is_left_out(template, reason, with_template, ollama):
     vocabulary = with_template(template)
-    text = modelfile(vocabulary, "x.gguf", context=4096)
+    text, _ = modelfile(vocabulary, "x.gguf", context=4096)
     comments = [line for line in text.splitlines() if line.startswith("#")]
     assert comments[0].startswith("# No TEMPLATE")
     assert reason in comments[0]
@@ -332,8 +332,8 @@ def test_a_model_that_thinks_or_is_told_not_to(variables, begins, note, ollama, 
             ("<think>\nMaybe 5.", ("", False)),
         ):
             assert vocabulary.said(asked, vocabulary.encode(response, special=True)) == said
-        text = modelfile(vocabulary, "x.gguf")
-        assert comments(text) == [
+        text, comments = modelfile(vocabulary, "x.gguf")
+        assert comments == [
             "The GGUF's chat template changes <think> reasoning in earlier answers; TEMPLATE keeps it.",
             note,
         ]
@@ -341,7 +341,7 @@ def test_a_model_that_thinks_or_is_told_not_to(variables, begins, note, ollama, 
 
 
 def test_a_template_that_begins_the_thought(with_template):
-    text = modelfile(with_template(CHATML.replace("CONTENT", "m.content") + "[THINK]"), "x.gguf")
+    text, _ = modelfile(with_template(CHATML.replace("CONTENT", "m.content") + "[THINK]"), "x.gguf")
     assert "# The model thinks before it answers: the answer is what follows [/THINK]." in text.splitlines()
 
 
@@ -352,14 +352,9 @@ def test_a_stop_that_no_line_holds_is_left_out_and_said(stop, smollm2_fields, ol
     path = small(tmp_path, smollm2_fields, jinja, ("<|endoftext|>", stop, "<|im_start|>"))
     with Vocabulary.open(path) as vocabulary:
         assert vocabulary.eos_text == stop
-        text = modelfile(vocabulary, "x.gguf", context=4096)
+        text, comments = modelfile(vocabulary, "x.gguf", context=4096)
         found = ollama(text, [])["commands"]
     assert [value for name, value in found if name == "stop"] == []
     assert dict(found)["FROM"] == "./x.gguf" and dict(found)["num_ctx"] == "4096"
-    (said,) = [comment for comment in comments(text) if "stop" in comment]
+    (said,) = [comment for comment in comments if "stop" in comment]
     assert said == f"No PARAMETER stop for {stop!a}: a Modelfile cannot hold it; Ollama ends at the token by itself."
-
-
-def test_comments_are_what_stands_at_the_top():
-    assert comments('# a: b\n# c\nFROM ./x\nTEMPLATE """x\n# no comment\n"""\n') == ["a: b", "c"]
-    assert comments("FROM ./x\n") == []

@@ -210,7 +210,7 @@ def test_the_chat_templates_variables_belong_to_the_run_and_its_export(tmp_path)
     assert job().identity == job(today="2026-07-04").identity
     with Vocabulary.open(tmp_path / "m.gguf", quiet.template) as vocabulary:
         assert vocabulary.template_reads == ["enable_thinking", "today"]
-        made = modelfile(vocabulary, "m.gguf")
+        made, _ = modelfile(vocabulary, "m.gguf")
         assert "# The date in TEMPLATE is fixed" in made
         assert "Today: 04 July 2026. " in made and "[assistant]</think>" in made
     assert llama_options(None, quiet.template) == " --jinja --chat-template-kwargs '{\"enable_thinking\": false}'"
