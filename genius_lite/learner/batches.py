@@ -50,7 +50,10 @@ def _parts(groups: Groups, count: int) -> list[Groups]:
 
 
 class Packer:
-    """Packs of a size that memory allows: halved, for good, when it does not. A group shares them among itself."""
+    """Packs of a size that memory allows: halved, for good, when it does not. A group shares them among itself.
+
+    `in_dummy_pass` is true during passes that are made only because the others of a group need the weights.
+    """
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class Packer:
         group: ProcessGroup = SINGLE_PROCESS,
     ):
         self.policy, self.say, self.group = policy, say, group
+        self.in_dummy_pass = False
         self.limit = self.asked = cfg.max_pack_tokens
         self.merged = merged_tokens(self.limit, device == "cpu")
         longest = max(len(p.prompt_tokens) + max(len(p.chosen_tokens), len(p.rejected_tokens)) for p in pairs)
@@ -82,7 +86,7 @@ class Packer:
 
         Args:
             what: gives them for a pack's pairs, (pairs, 2).
-            begin: undoes what passes before these changed; called again whenever memory ran out and all begin anew.
+            begin: called before, and again whenever memory ran out somewhere and all begin anew.
 
         Raises:
             UserError: a single pair does not fit; or a pack, where the others cannot be told to begin anew.
@@ -90,11 +94,11 @@ class Packer:
         while True:
             limit, mine = self.limit, shares(groups, self.group.size, self.shared)[self.group.rank]
             packed = list(self.packs(mine))
+            begin()
             parts, under_way = [], None
             try:
                 with peer_errors():
                     self._keep_pace(len(packed))
-                    begin()  # after these passes, which count for nothing
                     for under_way in packed:
                         parts.append((under_way.pairs, what(under_way)))
             except RuntimeError as e:
@@ -110,10 +114,12 @@ class Packer:
         They gather the weights with the others, also backward where gradients are on, to which they add nothing.
         """
         if self.group.sharded:
+            self.in_dummy_pass = True
             for _ in range(self.group.max(passes) - passes):
                 logps_1 = response_logps(self.policy, rows([([0], [0])]))
                 if logps_1.requires_grad:
                     (0 * logps_1).sum().backward()
+            self.in_dummy_pass = False
 
     @property
     def found(self) -> int | None:

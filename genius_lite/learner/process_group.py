@@ -244,7 +244,7 @@ def _divide(policy: Any, device: Device, mesh: Any) -> None:
 
     base = policy.get_base_model()
     decoder = base.get_decoder()
-    layers = [module for module in decoder.modules() if type(module).__name__ in base._no_split_modules]
+    layers = [module for module in decoder.modules() if type(module).__name__ in (base._no_split_modules or ())]
     if not layers:
         raise UserError(
             f"transformers does not say what the layers of a {base.config.model_type} are; train without FSDP"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def reference_scores(packer: Packer, groups: Groups, work: RunDir, advance: Adva
         Summed log-probabilities (chosen, rejected) in the order of the groups' own pairs, nats, float32 (P, 2).
     """
     if not packer.group.broadcast((work / REFERENCE).exists()):
-        importance = Importance(packer.policy)
+        importance = Importance(packer.policy, counts=lambda: not packer.in_dummy_pass)
         with packer.policy.disable_adapter(), importance.watched():
             scores_P2 = score(packer, groups, advance, mark=importance.mark)
         importance.gather(packer.group)
@@ -73,10 +72,13 @@ def _kept(folder: Path, packer: Packer, groups: Groups) -> np.ndarray:
 
 
 class Importance:
-    """Sums of squared inputs of every linear layer between embeddings and head, by the name of its weight."""
+    """Sums of squared inputs of every linear layer between embeddings and head, by the name of its weight.
 
-    def __init__(self, policy: Any):
-        self.tokens = 0
+    `counts` says whether the pass under way is one of those asked for.
+    """
+
+    def __init__(self, policy: Any, counts: Callable[[], bool] = lambda: True):
+        self.counts, self.tokens = counts, 0
         self.real_BT: torch.Tensor | None = None  # of the pass under way, where rows are padded
         self.base = policy.get_base_model()
         head = self.base.get_output_embeddings()
@@ -90,7 +92,7 @@ class Importance:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Gather from every forward pass inside."""
-        hooks = [module.register_forward_pre_hook(partial(self._add, name)) for name, module in self.layers.items()]
+        hooks = [module.register_forward_pre_hook(self._adder(name)) for name, module in self.layers.items()]
         hooks.append(self.base.get_decoder().register_forward_pre_hook(self._count, with_kwargs=True))
         try:
             yield
@@ -119,15 +121,19 @@ class Importance:
         tensors = {name: sums.cpu() for name, sums in self.sums.items()}
         save_file({**tensors, "tokens": torch.tensor(self.tokens)}, path)
 
-    def _add(self, name: str, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        squares = inputs[0].float().square()
-        # The experts of some models are given the tokens that are routed to them, padding among them.
-        if self.real_BT is not None and squares.shape[:-1].numel() == self.real_BT.numel():
-            squares = squares * self.real_BT.view(*squares.shape[:-1], 1)
-        squares = squares.flatten(0, -2).sum(0)
-        self.sums[name] = self.sums[name] + squares if name in self.sums else squares
+    def _adder(self, name: str) -> Any:
+        def add(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            if self.counts():
+                squares = inputs[0].float().square()
+                # The experts of some models are given the tokens that are routed to them, padding among them.
+                if self.real_BT is not None and squares.shape[:-1].numel() == self.real_BT.numel():
+                    squares = squares * self.real_BT.view(*squares.shape[:-1], 1)
+                squares = squares.flatten(0, -2).sum(0)
+                self.sums[name] = self.sums[name] + squares if name in self.sums else squares
+
+        return add
 
     def _count(self, _: nn.Module, __: tuple, kwargs: dict[str, Any]) -> None:
         mask = kwargs["attention_mask"]
         self.real_BT = mask if mask.dim() == 2 else None  # of four axes there is no padding: `logps_of`
-        self.tokens += int(kwargs["input_ids"].numel() if self.real_BT is None else mask.sum())
+        self.tokens += int(kwargs["input_ids"].numel() if self.real_BT is None else mask.sum()) * self.counts()
