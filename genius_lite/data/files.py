@@ -6,7 +6,6 @@ Of Parquet only the columns are decoded that are asked for.
 from __future__ import annotations
 
 import glob
-import gzip
 import io
 import shlex
 import sys
@@ -27,7 +26,7 @@ FORMATS = {
 }  # fmt: skip
 """Suffixes of files of questions, and how each is read; `.gz` or `.zst` may follow."""
 _COMPRESSED = (".gz", ".zst")
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # how they begin, and no UTF-8 text does
+_PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}  # how they begin, and no UTF-8 text does
 _MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 SUFFIXES = f"{' '.join(FORMATS)}, or one of them with {' or '.join(_COMPRESSED)} after it"
 KINDS = {
@@ -44,7 +43,7 @@ PARQUET = b"PAR1"
 """What such a file begins with."""
 _BATCH = 64  # rows of it that are decoded together
 # A column's chunk of so many bytes, and so many times what it takes in the file, is a bomb: text packs to a tenth.
-_CHUNK, _PACKED = 64_000_000, 200
+_CHUNK, _PACKED_BY = 64_000_000, 200
 
 Fits = Callable[[Sequence[str]], bool]
 """Whether the columns of these names suffice."""
@@ -61,9 +60,7 @@ TOO_LONG = Fault(f"a row of more than {LONGEST:,} characters")
 
 def suffix_of(path: Path) -> str:
     """Return how a file's name ends, in small letters and without what says that it is compressed."""
-    ends = [suffix.lower() for suffix in path.suffixes]
-    while ends and ends[-1] in _COMPRESSED:
-        ends.pop()
+    ends = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in _COMPRESSED]
     return ends[-1] if ends else ""
 
 
@@ -120,7 +117,7 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
     """Open a file, or standard input; what is compressed comes out unpacked, whatever its name is.
 
     Raises:
-        UserError: it is empty, or compressed by what is not installed here.
+        UserError: it is empty, a pointer of Git LFS, or standard input that was read before.
     """
     if str(path) == STDIN and sys.stdin.closed:
         raise UserError(f"{path}: standard input was read before; write it to a file")
@@ -130,14 +127,10 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
             raise UserError(f"{path}: the file is empty")
         if begin.startswith(LFS_POINTER):
             raise UserError(f"{path}: {LFS_TOLD}")
-        if begin.startswith(_GZIP):
-            yield io.BufferedReader(gzip.GzipFile(fileobj=raw))  # type: ignore[arg-type]
-        elif begin.startswith(_ZSTD):
+        if packed := next((name for mark, name in _PACKED.items() if begin.startswith(mark)), None):
             import pyarrow
 
-            if not pyarrow.Codec.is_available("zstd"):
-                raise UserError(f"{path}: pyarrow was built without Zstandard here; unpack it with `zstd -d {path}`")
-            yield io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"))
+            yield io.BufferedReader(pyarrow.CompressedInputStream(raw, packed))
         else:
             yield raw
 
@@ -156,15 +149,12 @@ def decoded(stream: io.BufferedReader, *, newline: str | None = None) -> TextIO:
 
 def lines_of(text: TextIO, name: Path) -> Iterator[str]:
     """Yield the lines, of one too long its first `LONGEST` characters; a UserError where the file is too large."""
-    length = 0
-    while line := text.readline(LONGEST):
-        length += len(line)
-        yield line.removeprefix("\ufeff")  # of a file that another one was put before
-        while len(line) == LONGEST and line[-1] not in "\r\n" and (rest := text.readline(LONGEST)):
-            length += len(rest)
-            line = rest if len(rest) == LONGEST else ""
-            if length > _MOST:
-                break
+    length, begins = 0, True
+    while part := text.readline(LONGEST):
+        if begins:
+            yield part.removeprefix("\ufeff")  # of a file that another one was put before
+        begins = len(part) < LONGEST or part[-1] in "\r\n"
+        length += len(part)
         if length > _MOST:
             raise UserError(f"{name}: over {_MOST // 10**9} GB; write queries.limit, or use a part of it")
 
@@ -193,7 +183,7 @@ def parquet_rows(stream: io.BufferedReader, path: Path, chosen: Callable[[list[s
                     _refuse_repeated(path, batch)
                     for index in range(batch.num_rows):
                         number += 1
-                        yield number, _row(batch, index)
+                        yield f"row {number}", _row(batch, index)
         except pyarrow.ArrowException as e:
             raise UserError(f"{path}: cannot be read as Parquet: {first_line(e)}") from None
 
@@ -221,7 +211,7 @@ def _refuse_bomb(path: Path, metadata: Any, columns: Sequence[str]) -> list[str]
     for group, number in product(range(metadata.num_row_groups), asked):
         chunk = metadata.row_group(group).column(number)
         size, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
-        if size > max(_CHUNK, _PACKED * packed):
+        if size > max(_CHUNK, _PACKED_BY * packed):
             raise UserError(f"{path}: {packed:,} bytes of it unpack to {size:,}: no file of questions is like that")
     # What is written once and stands in many rows is decoded once.
     decimals = {at for at in asked if schema.column(at).logical_type.type == "DECIMAL"}
@@ -255,7 +245,7 @@ def _repeated(column: Any) -> int:
 @contextmanager
 def _seekable(stream: io.BufferedReader, path: Path) -> Iterator[BinaryIO]:
     """Return a stream in which one can go back, if need be by a temporary copy."""
-    if stream.seekable() and not isinstance(stream.raw, gzip.GzipFile):
+    if stream.seekable():
         yield stream
         return
     with tempfile.TemporaryFile() as copy:

@@ -22,11 +22,11 @@ def json_rows(text: TextIO, path: Path, fits: Fits) -> Numbered:
     lines = enumerate(lines_of(text, path), 1)
     opening, begun = list[tuple[int, str]](), list[str]()
     # Two lines tell; an array, or a line that is not there in whole, is no line of rows.
-    while len(begun) < 2 and not (begun and (begun[0][0] == "[" or len(begun[0]) >= LONGEST // 2)):
-        if (found := next(lines, None)) is None:
-            break
+    for found in lines:
         opening.append(found)
         begun += [stripped] if (stripped := found[1].strip()) else []
+        if len(begun) == 2 or (begun and (begun[0][0] == "[" or len(begun[0]) >= LONGEST // 2)):
+            break
     if begun and begun[0][0] != "[" and ((begun[1:] and begun[1][0] == "{") or _is_json(begun[0])):
         rows = _json_lines(chain(opening, lines))
     else:

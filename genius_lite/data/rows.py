@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -197,7 +196,7 @@ def _local_rows(source: str, wanted: Sequence[Columns]) -> Iterator[Row]:
         try:
             with opened(path) as stream:
                 yield from _file_rows(path, stream, wanted)
-        except (OSError, EOFError, UnicodeError, zlib.error) as e:
+        except (OSError, UnicodeError) as e:
             raise UserError(f"{path}: cannot be read: {first_line(e)}") from None
 
 
@@ -206,17 +205,14 @@ def _file_rows(path: Path, stream: io.BufferedReader, wanted: Sequence[Columns])
         return bool(_fits(wanted, names))
 
     kind = FORMATS.get(suffix_of(path)) or _kind(path, stream)
-    if kind == "parquet":
-        for number, row in parquet_rows(stream, path, partial(_chosen, str(path), wanted)):
-            yield Row(f"{path}, row {number}", row)
-        return
-    text = decoded(stream, newline=None if kind == "json" else "")
     rows: Numbered
-    if kind == "json":
+    if kind == "parquet":
+        rows = parquet_rows(stream, path, partial(_chosen, str(path), wanted))
+    elif kind == "json":
         # Where nothing is asked for, an object with rows in it is none itself.
-        rows = json_rows(text, path, fits if wanted else lambda _: False)
+        rows = json_rows(decoded(stream), path, fits if wanted else lambda _: False)
     else:
-        lines = lines_of(text, path)
+        lines = lines_of(decoded(stream, newline=""), path)
         if kind == "unknown":
             first = next(lines, "")
             # Where nothing is asked for, any line might be a header: one that has such a name is.

@@ -11,7 +11,8 @@ import csv
 import re
 from collections import Counter, deque
 from collections.abc import Iterator
-from itertools import chain, islice, product
+from copy import copy
+from itertools import islice, product, tee
 from typing import Any, NamedTuple
 
 from genius_lite.data.files import LONGEST, Fault, Fits
@@ -23,7 +24,6 @@ _ALONE = "\x1f"  # in a table of one column nothing separates: a comma belongs t
 _SEPARATORS = (_ALONE, ",", ";", "\t")
 _TRIED, _FEW = 500, 0.1  # rows, and the share of them that may have faults where there are several columns
 _PARSED_AGAIN = 4 * LONGEST  # characters, at most, behind quotes that do not end
-_NAMED = re.compile(r"sep=(.)\r?\n?")  # a first line of Excel's
 
 
 class Way(NamedTuple):
@@ -62,14 +62,9 @@ def table_rows(lines: Iterator[str], fits: Fits) -> Iterator[tuple[int, dict[str
     Raises:
         UserError: quotes do not end all over the table.
     """
-    kept = _Kept(lines)
-    first = next(iter(kept), "")
-    ways = _WAYS
-    if named := _NAMED.fullmatch(first):
-        kept, ways = _Kept(lines), [way for way in _WAYS if way.separator == named[1]] or _WAYS
-    best = max(ways, key=lambda way: _quality(kept, way, fits))  # the first of those that are equal
-    for number, row in _rows(chain(kept.lines, lines), best):
-        yield number + bool(named), row
+    (kept,) = tee(lines, 1)  # each copy of it begins at the first line
+    best = max(_WAYS, key=lambda way: _quality(copy(kept), way, fits))  # the first of those that are equal
+    yield from _rows(kept, best)
 
 
 def headers(line: str) -> list[list[str]]:
@@ -77,30 +72,13 @@ def headers(line: str) -> list[list[str]]:
     return [_header(_records(iter([line]), way)) for way in _WAYS]
 
 
-class _Kept:
-    """Lines that can be read again from the first."""
-
-    def __init__(self, lines: Iterator[str]):
-        self.lines, self._more = list[str](), lines
-
-    def __iter__(self) -> Iterator[str]:
-        at = 0
-        while True:
-            if at == len(self.lines):
-                if (line := next(self._more, None)) is None:
-                    return
-                self.lines.append(line)
-            yield self.lines[at]
-            at += 1
-
-
-def _quality(lines: _Kept, way: Way, fits: Fits) -> tuple[bool, bool, bool, bool, int]:
+def _quality(lines: Iterator[str], way: Way, fits: Fits) -> tuple[bool, bool, bool, bool, int]:
     # Here csv takes a quote within a field for its end, and what follows for more of it, over lines: no fault shows.
-    if way.quote and way.escape and not any(way.escape + way.quote in line for line in lines.lines):
+    if way.quote and way.escape and not any(way.escape + way.quote in line for line in islice(copy(lines), _TRIED)):
         return False, False, False, False, 0
     try:
-        header = _header(_records(iter(lines), way))
-        faulty = [_is_fault(row, way) for _, row in islice(_rows(iter(lines), way), _TRIED)]
+        header = _header(_records(copy(lines), way))
+        faulty = [_is_fault(row, way) for _, row in islice(_rows(lines, way), _TRIED)]
     except UserError:
         return False, False, False, False, 0
     several, faults = len(header) > 1, sum(faulty)

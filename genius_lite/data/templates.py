@@ -46,13 +46,11 @@ class Renderer:
     Args:
         variables: what the template finds beside the conversation, such as `bos_token`; `today` (YYYY-MM-DD) is the
             date that `strftime_now` writes, the real one if it is not given.
-        seconds: of computing, and
-        memory: bytes, that one conversation may take.
     """
 
-    def __init__(self, template: str, variables: dict[str, Any], *, seconds: int = _SECONDS, memory: int = _MEMORY):
+    def __init__(self, template: str, variables: dict[str, Any]):
         opening = {"template": template, "variables": variables}
-        self._process = LimitedProcess("genius_lite.data.templates", opening, seconds=seconds, memory=memory)
+        self._process = LimitedProcess("genius_lite.data.templates", opening, seconds=_SECONDS, memory=_MEMORY)
         self.close = self._process.close
 
     def render(self, messages: Sequence[Message], *, generation: bool = True) -> str:

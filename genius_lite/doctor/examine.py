@@ -22,7 +22,7 @@ from genius_lite.hardware.device import compute_in_bf16, keep_layout, learner_de
 from genius_lite.hardware.gpus import Gpu
 from genius_lite.hardware.system import cores, cpu_name, free_memory
 from genius_lite.rundir.disk import cache_folder, can_write, free_disk, told
-from genius_lite.text import amount
+from genius_lite.text import amount, first_line
 
 _OWN = "genius-lite-gguf"  # the distribution
 _HEADS: dict[Level, str] = {"stops": "prevents a run", "slows": "costs speed or room", "note": "good to know"}
@@ -202,7 +202,7 @@ def _try_bitsandbytes(version: str) -> Iterator[Finding]:
         inputs.requires_grad_(True)
         layer.train()(inputs).sum().backward()
     except (ImportError, OSError, RuntimeError, ValueError, NotImplementedError) as e:
-        return four_bit(version, (str(e).strip() or type(e).__name__).splitlines()[0], 0, gradient=False)
+        return four_bit(version, first_line(e), 0, gradient=False)
     exact = inputs.detach().cpu() @ weight.T
     error = float((scored.cpu().float() - exact).norm() / exact.norm())
     gradient = inputs.grad is not None and bool(inputs.grad.any())

@@ -105,8 +105,7 @@ def _of_the_hub(gguf: str) -> FoundModel:
 
 
 def _of_a_file(gguf: str) -> FoundModel:
-    if not Prefix.starts(gguf):
-        gguf = _at_home(gguf)
+    gguf = _at_home(gguf)
     source = gguf_file.read(locate(Model(gguf=gguf)))
     check_supported(source)
     megabytes = sum(path.stat().st_size for path in source.files) / 1e6

@@ -6,6 +6,7 @@ from datetime import datetime
 import psutil
 import pytest
 
+from genius_lite.data import templates
 from genius_lite.data.templates import Renderer
 from genius_lite.errors import UserError
 
@@ -22,9 +23,9 @@ def rendered():
     """Renders a template, and leaves no process behind."""
     renderers = []
 
-    def render(template, messages=ASKED, **limits):
-        renderers.append(Renderer(template, {"bos_token": "<s>"}, **limits))
-        return renderers[-1].render(messages)
+    def render(template):
+        renderers.append(Renderer(template, {"bos_token": "<s>"}))
+        return renderers[-1].render(ASKED)
 
     yield render
     for renderer in renderers:
@@ -110,14 +111,15 @@ def test_hostile_templates_end_as_one_line(rendered, template, reason):
 
 
 def test_a_template_without_end_is_ended(rendered):
-    with pytest.raises(UserError, match="takes more than 1 s"):
-        rendered(FOREVER, seconds=1)
+    with pytest.raises(UserError, match="takes more than 2 s"):
+        rendered(FOREVER)
 
 
-def test_memory_that_the_system_grants_is_looked_at_too(rendered):
+def test_memory_that_the_system_grants_is_looked_at_too(rendered, monkeypatch):
     # 65 MB of text beside Jinja: beyond the limit, within the address space.
+    monkeypatch.setattr(templates, "_MEMORY", 70_000_000)
     with pytest.raises(UserError, match="takes more than 70 MB"):
-        rendered(DOUBLED % 16 + FOREVER, memory=70_000_000)
+        rendered(DOUBLED % 16 + FOREVER)
 
 
 def test_the_next_conversation_goes_on_after_one_that_went_too_far():
