@@ -94,7 +94,8 @@ class LimitedProcess:
         self._module, self._opening = module, {"opening": opening, "seconds": seconds, "memory": memory}
         self._seconds, self._memory = seconds, memory
         self._process: psutil.Popen | None = None
-        self._lock = threading.RLock()
+        self._replies: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._lock, self._owner = threading.RLock(), os.getpid()
 
     def ask(self, message: Message) -> Message:
         """Return the reply to a message.
@@ -103,6 +104,8 @@ class LimitedProcess:
             LimitError: there is none, and the process is gone; the next message starts another.
             UserError: the program refuses the message; the text says why.
         """
+        if self._owner != os.getpid():  # after a fork: the process, and a lock that is held, are the parent's
+            self._process, self._lock, self._owner = None, threading.RLock(), os.getpid()
         with self._lock:
             process = self._process or self._start()
             _send(process.stdin, message)
@@ -114,9 +117,9 @@ class LimitedProcess:
     def close(self) -> None:
         """End the process, if there is one; the next message starts another."""
         with self._lock:
-            if process := self._process:
+            if (process := self._process) and self._owner == os.getpid():
                 self._process = None
-                _end(process)
+                _end(process, self._owner)
                 self._reader.join()
                 for stream in (process.stdin, process.stdout):
                     with suppress(OSError):  # what was still to be sent is lost
@@ -133,8 +136,8 @@ class LimitedProcess:
             env=environment(),
             start_new_session=os.name == "posix",  # Ctrl-C is for whoever waits for it
         )
-        weakref.finalize(self, _end, process)  # where nobody closes it
-        self._process, self._replies = process, queue.SimpleQueue[str]()
+        weakref.finalize(self, _end, process, self._owner)  # where nobody closes it
+        self._process, self._replies = process, queue.SimpleQueue()
         self._reader = threading.Thread(target=_read, args=(process.stdout, self._replies), daemon=True)
         self._reader.start()
         _send(process.stdin, self._opening)
@@ -208,7 +211,9 @@ def limit_this_process(seconds: int, address_space: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
-def _end(process: psutil.Popen) -> None:
+def _end(process: psutil.Popen, owner: int) -> None:
+    if owner != os.getpid():  # a fork of the owner has no say in it
+        return
     with suppress(psutil.NoSuchProcess):  # it has ended by itself
         process.kill()
     process.wait()

@@ -24,6 +24,7 @@ _ALONE = "\x1f"  # in a table of one column nothing separates: a comma belongs t
 _SEPARATORS = (_ALONE, ",", ";", "\t")
 _TRIED, _FEW = 500, 0.1  # rows, and the share of them that may have faults where there are several columns
 _PARSED_AGAIN = 4 * LONGEST  # characters, at most, behind quotes that do not end
+_NAMED = re.compile(r"sep=(.)\r?\n?")  # a first line of Excel's
 
 
 class Way(NamedTuple):
@@ -63,8 +64,13 @@ def table_rows(lines: Iterator[str], fits: Fits) -> Iterator[tuple[int, dict[str
         UserError: quotes do not end all over the table.
     """
     (kept,) = tee(lines, 1)  # each copy of it begins at the first line
-    best = max(_WAYS, key=lambda way: _quality(copy(kept), way, fits))  # the first of those that are equal
-    yield from _rows(kept, best)
+    ways, before = _WAYS, 0
+    if named := _NAMED.fullmatch(next(copy(kept), "")):
+        ways, before = [way for way in _WAYS if way.separator == named[1]] or _WAYS, 1
+        next(kept)
+    best = max(ways, key=lambda way: _quality(copy(kept), way, fits))  # the first of those that are equal
+    for number, row in _rows(kept, best):
+        yield before + number, row
 
 
 def headers(line: str) -> list[list[str]]:

@@ -57,6 +57,7 @@ def _parquet(table: pyarrow.Table, **more) -> bytes:
         ('prompt\n"Wie viel ist 2 + 2?"\n"Wie viel ist 2,5\n+ 1?"\n', 2),
         ("prompt,\nWhat is 2?,\nWhat is 3?,\n", 2),  # Excel's empty column
         ('\ufeffprompt;level\n"Wie viel ist 2 + 2?";leicht\n"Wie viel ist 2,5 + 1?";schwer\n', 2),
+        ("sep=;\nprompt;level\nWhat is 2, or 3?;1\n", 1),
         ("id\tprompt\n1\tHe said, \"no\"; why?\n2\t\"Why\" is what?\n", 2),
         ("level, prompt\neasy,  What is 2?\n", 1),
         ('prompt,level\n"He said \\"no, no\\", why?",easy\nWhat is 2?,hard\n', 2),

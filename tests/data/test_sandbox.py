@@ -85,6 +85,7 @@ def test_a_program_that_does_not_start_is_no_fault_of_a_message():
     assert psutil.Process().children() == before
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("code", [errno.EPIPE, errno.EINVAL, errno.ENOSPC])
 def test_a_pipe_that_nobody_reads_any_more_is_no_fault(code):
     """Windows says EINVAL."""
@@ -95,6 +96,17 @@ def test_a_pipe_that_nobody_reads_any_more_is_no_fault(code):
 
     with pytest.raises(OSError, match=str(code)) if code == errno.ENOSPC else nullcontext():
         sandbox._send(Gone(), {})
+
+
+def test_a_fork_has_a_process_of_its_own(process):
+    mine = process.ask({})["by"]
+    child = os.fork()
+    if not child:
+        theirs = process.ask({})["by"]
+        process.close()
+        os._exit(theirs != mine and psutil.pid_exists(mine))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert process.ask({})["by"] == mine
 
 
 def test_a_limit_that_is_there_already_stays():
