@@ -56,7 +56,7 @@ def test_what_no_line_accounts_for_is_noted_once(tmp_path):
 def test_a_round_is_expected_to_sample_what_the_one_before_did_whoever_sampled_it(tmp_path, tiny_llama):
     run = write_run(tmp_path / "run", tiny_llama, [rollout("question")])
     note_untimed(RunDir(run / "round-1"), Stage.ROLLOUTS, 90)
-    r = SimpleNamespace(folder=RunFolder(run), number=2)
+    r = SimpleNamespace(earlier=RunFolder(run).rounds)
     assert _expected(cast(Round, r)) == 90
 
 
