@@ -13,7 +13,7 @@ from rich.table import Table
 
 from genius_lite.text import prose, visible
 
-_NARROWEST = 20  # columns of a terminal; in fewer, tables are nothing but dots
+_UNTOLD, _NARROWEST = 80, 20  # columns of a terminal that says 0; in fewer than 20, tables are nothing but dots
 
 
 def terminal(*, stderr: bool = False, **options: Any) -> Console:
@@ -44,7 +44,7 @@ class _Plain(Console):
     def size(self) -> ConsoleDimensions:
         """What a terminal says of itself, which may be next to nothing: then its lines are broken there."""
         width, height = super().size
-        return ConsoleDimensions(max(width, _NARROWEST), height)
+        return ConsoleDimensions(max(width or _UNTOLD, _NARROWEST), height)
 
     @size.setter
     def size(self, new_size: tuple[int, int]) -> None:

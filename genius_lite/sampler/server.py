@@ -30,6 +30,7 @@ from genius_lite.sampler.tree import Node, PartialCompletion
 from genius_lite.text import brief
 
 _LONGEST_WAIT = 60.0  # seconds between two tries
+_JITTER = random.Random()  # its own: draws of nobody else depend on it
 T = TypeVar("T")
 
 
@@ -85,7 +86,7 @@ class ServerSampler:
             except Failure as failure:
                 if tries == self.cfg.retries:
                     raise
-                wait = 2**tries * random.uniform(0.5, 1.5)
+                wait = 2**tries * _JITTER.uniform(0.5, 1.5)
                 await asyncio.sleep(min(max(wait, failure.wait), _LONGEST_WAIT))
                 tries += 1
 
