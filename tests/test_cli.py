@@ -149,13 +149,10 @@ def test_tasks_are_measured_each_round_compared_and_measured_again_alone(project
     assert chats[0] == chats[1] != chats[2], "a run's model is talked to as it was asked"
 
     for command, said in (
-        (
-            ("eval", "tiny.gguf", "--tasks", "s0.yaml", "--tasks", "long.yaml"),
-            "max_tokens is not the same; say",
-        ),
+        (("eval", "tiny.gguf", "--tasks", "s0.yaml", "--tasks", "long.yaml"), "say which with --max-tokens"),
         (("eval", "runs/s0", "--tasks", "s0.yaml", "--tasks", "r.yaml"), "r.yaml: the recipe has no evaluate.tasks"),
         (("compare", "runs/s0", "nowhere"), "nowhere is no run folder"),
-        (("eval", "runs/s0", "--tasks", "t.jsonl:exact", "--out", "e"), "e exists; name another folder"),
+        (("eval", "runs/s0", "--tasks", "t.jsonl:exact", "--out", "e"), "e has results, which are whole"),
         (("eval", "absent.gguf", "--tasks", "t.jsonl:exact", "--out", "f"), "absent.gguf: no such GGUF file"),
         (("eval", "tiny.gguf", "--tasks", "absent.jsonl:exact"), "absent.jsonl"),
     ):

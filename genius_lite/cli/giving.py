@@ -150,11 +150,10 @@ def _create(name: str, folder: Path) -> list[str]:
         try:
             done = subprocess.run([program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False)
         except OSError as e:
-            raise UserError(
-                f"ollama is not installed here ({e.strerror or e}); get it from https://ollama.com, and type: {typed}"
-            ) from None
+            lacks = "is not installed here" if isinstance(e, FileNotFoundError) else f"cannot be started ({e})"
+            raise UserError(f"ollama {lacks}; get it from https://ollama.com, and type: {typed}") from None
         if done.returncode:
-            told = _last_line(done.stderr) or f"exit code {done.returncode}"
+            told = _last_line(done.stderr) or _last_line(done.stdout) or f"exit code {done.returncode}"
             before = f" ({', '.join(made)} is made)" if made else ""
             raise UserError(f"{typed}: {told}{before}")
         made.append(tagged)
@@ -162,7 +161,8 @@ def _create(name: str, folder: Path) -> list[str]:
 
 
 def _last_line(output: bytes) -> str:
-    """Return what a program said in the end."""
+    """Return what a program said in the end: its last line that names an error, or its last one."""
     text = _CONTROL.sub("", output.decode("utf-8", "replace"))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    errors = [line for line in lines if line.casefold().startswith("error")]
+    return next(iter(reversed(errors or lines)), "")

@@ -38,12 +38,15 @@ _FIRST = {
 
 
 @contextmanager
-def handle_interrupts(progress: TerminalProgress) -> Iterator[Stop]:
+def handle_interrupts(progress: TerminalProgress, launched: bool = False) -> Iterator[Stop]:
     """Heed SIGINT, SIGTERM and SIGHUP in the block: the first SIGINT asks it to stop, and says what it does.
 
     Any other raises KeyboardInterrupt. If the main thread does not come to that within some seconds, since a library
     keeps it, the process ends as if it were killed, which a run folder is made for. Where a signal is ignored, as in
     the background of a shell, it stays so. On Windows the system's own way is kept: the first press stops at once.
+
+    Args:
+        launched: by a launcher of several processes, which ends them with SIGTERM if one fails.
 
     Raises:
         Exit: the run was stopped; standard error says how to go on. 130 after Ctrl-C, 143 after SIGTERM, 129 after
@@ -53,13 +56,16 @@ def handle_interrupts(progress: TerminalProgress) -> Iterator[Stop]:
     with _signals_heard(presses):
         try:
             yield presses.stop
-        except (Stopped, KeyboardInterrupt, OSError) as e:
-            if isinstance(e, OSError) and (e.errno != errno.EIO or not presses.hung_up()):
-                raise
+        except (Stopped, KeyboardInterrupt):
+            by = " by the launcher, whose report says why" if launched and presses.urgent == signal.SIGTERM else ""
             goes_on = f"what is finished is kept. The same command goes on: {visible(command_line())}"
             with suppress(OSError):  # the terminal may have gone
-                print(f"stopped; {goes_on}", file=sys.stderr)
+                print(f"stopped{by}; {goes_on}", file=sys.stderr)
             raise typer.Exit(presses.exit_code) from None
+        except OSError as e:
+            if e.errno != errno.EIO or not presses.hung_up():
+                raise
+            raise typer.Exit(presses.exit_code) from None  # a terminal that has gone takes no line
 
 
 @contextmanager

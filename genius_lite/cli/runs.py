@@ -50,7 +50,7 @@ def run(
     progress = TerminalProgress(console, command_line())
     own = [f"out={json.dumps(out)}"] if out else []
     with main_process() as group:
-        with handle_interrupts(progress) as stop:
+        with handle_interrupts(progress, launched=group.size > 1) as stop:
             summary = run_recipe(load(recipe, [*(settings or []), *own]), progress, stop, reuse, force, group)
         print_summary(summary, console)
         if summary.halted:

@@ -6,6 +6,7 @@ Of Parquet only the columns are decoded that are asked for.
 from __future__ import annotations
 
 import glob
+import gzip
 import io
 import shlex
 import sys
@@ -26,7 +27,7 @@ FORMATS = {
 }  # fmt: skip
 """Suffixes of files of questions, and how each is read; `.gz` or `.zst` may follow."""
 _COMPRESSED = (".gz", ".zst")
-_PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}  # how they begin, and no UTF-8 text does
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # how they begin, and no UTF-8 text does
 _MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 SUFFIXES = f"{' '.join(FORMATS)}, or one of them with {' or '.join(_COMPRESSED)} after it"
 KINDS = {
@@ -43,7 +44,7 @@ PARQUET = b"PAR1"
 """What such a file begins with."""
 _BATCH = 64  # rows of it that are decoded together
 # A column's chunk of so many bytes, and so many times what it takes in the file, is a bomb: text packs to a tenth.
-_CHUNK, _PACKED_BY = 64_000_000, 200
+_CHUNK, _PACKED = 64_000_000, 200
 
 Fits = Callable[[Sequence[str]], bool]
 """Whether the columns of these names suffice."""
@@ -127,10 +128,14 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
             raise UserError(f"{path}: the file is empty")
         if begin.startswith(LFS_POINTER):
             raise UserError(f"{path}: {LFS_TOLD}")
-        if packed := next((name for mark, name in _PACKED.items() if begin.startswith(mark)), None):
+        if begin.startswith(_GZIP):
+            yield io.BufferedReader(gzip.GzipFile(fileobj=raw))  # type: ignore[arg-type]
+        elif begin.startswith(_ZSTD):
             import pyarrow
 
-            yield io.BufferedReader(pyarrow.CompressedInputStream(raw, packed))
+            if not pyarrow.Codec.is_available("zstd"):
+                raise UserError(f"{path}: pyarrow was built without Zstandard here; unpack it with `zstd -d {path}`")
+            yield io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"))
         else:
             yield raw
 
@@ -211,7 +216,7 @@ def _refuse_bomb(path: Path, metadata: Any, columns: Sequence[str]) -> list[str]
     for group, number in product(range(metadata.num_row_groups), asked):
         chunk = metadata.row_group(group).column(number)
         size, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
-        if size > max(_CHUNK, _PACKED_BY * packed):
+        if size > max(_CHUNK, _PACKED * packed):
             raise UserError(f"{path}: {packed:,} bytes of it unpack to {size:,}: no file of questions is like that")
     # What is written once and stands in many rows is decoded once.
     decimals = {at for at in asked if schema.column(at).logical_type.type == "DECIMAL"}
@@ -245,7 +250,7 @@ def _repeated(column: Any) -> int:
 @contextmanager
 def _seekable(stream: io.BufferedReader, path: Path) -> Iterator[BinaryIO]:
     """Return a stream in which one can go back, if need be by a temporary copy."""
-    if stream.seekable():
+    if stream.seekable() and not isinstance(stream.raw, gzip.GzipFile):
         yield stream
         return
     with tempfile.TemporaryFile() as copy:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -196,7 +197,7 @@ def _local_rows(source: str, wanted: Sequence[Columns]) -> Iterator[Row]:
         try:
             with opened(path) as stream:
                 yield from _file_rows(path, stream, wanted)
-        except (OSError, UnicodeError) as e:
+        except (OSError, EOFError, UnicodeError, zlib.error) as e:
             raise UserError(f"{path}: cannot be read: {first_line(e)}") from None
 
 

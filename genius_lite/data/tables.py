@@ -79,14 +79,16 @@ def headers(line: str) -> list[list[str]]:
 
 
 def _quality(lines: Iterator[str], way: Way, fits: Fits) -> tuple[bool, bool, bool, bool, int]:
-    # Here csv takes a quote within a field for its end, and what follows for more of it, over lines: no fault shows.
-    if way.quote and way.escape and not any(way.escape + way.quote in line for line in islice(copy(lines), _TRIED)):
-        return False, False, False, False, 0
     try:
         header = _header(_records(copy(lines), way))
-        faulty = [_is_fault(row, way) for _, row in islice(_rows(lines, way), _TRIED)]
+        rows = [*islice(_rows(copy(lines), way), _TRIED)]
     except UserError:
         return False, False, False, False, 0
+    # Here csv takes a quote within a field for its end, and what follows for more of it, over lines: no fault shows.
+    read = lines if len(rows) < _TRIED else islice(lines, rows[-1][0])  # as many as the rows have
+    if way.quote and way.escape and not any(way.escape + way.quote in line for line in read):
+        return False, False, False, False, 0
+    faulty = [_is_fault(row, way) for _, row in rows]
     several, faults = len(header) > 1, sum(faulty)
     return fits(header), several and faults <= _FEW * len(faulty), not faults, several, -faults
 

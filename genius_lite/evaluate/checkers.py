@@ -157,7 +157,9 @@ def _regex(response: str, answer: str, options: CheckOptions, choices: Sequence[
     # Unlike `re`, this package can stop a pattern that backtracks without end.
     import regex
 
-    pattern, group = options.pattern or "", options.group  # which the recipe wants
+    pattern, group = options.pattern, options.group
+    if not pattern:
+        raise UserError("the regex checker needs a pattern")
     try:
         compiled = regex.compile(pattern)
         found = list(compiled.finditer(response, timeout=_SECONDS))

@@ -73,7 +73,8 @@ class Options(NamedTuple):
                 meant |= {number - begin for begin in begins if number is not None and 0 <= number - begin < count}
         if len(meant) != 1:
             wrong = "more than one" if meant else "none"
-            told = f"is {wrong} of the {count} options; give the letter, or the number (count_from)"
+            counted = "" if first is None else f", counted from {first}"
+            told = f"is {wrong} of the {count} options; give the letter, or the number{counted}"
             raise UserError(f"the answer {known!r:.60} {told}")
         return LETTERS[meant.pop()]
 

@@ -85,7 +85,7 @@ def prompt_config(ways: Sequence[PromptConfig], **given: Any) -> PromptConfig:
     given = {name: value for name, value in given.items() if value is not None}
     for key in (each.name for each in fields(PromptConfig)):
         if key not in given and any(getattr(way, key) != getattr(ways[0], key) for way in ways):
-            told = "say which with --system, --max-tokens and --temperature, or measure them apart"
+            told = "measure them apart" if key == "template" else f"say which with --{key.replace('_', '-')}"
             raise UserError(f"the recipes or runs ask in different ways: {key} is not the same; {told}")
     return replace(ways[0] if ways else PromptConfig(), **given)
 
@@ -198,6 +198,8 @@ def holding(out: Path) -> Iterator[None]:
     Raises:
         UserError: it is there already, or another process works on it.
     """
+    if (out / "results.json").is_file():
+        raise UserError(f"{out} has results, which are whole; name another folder, or delete it to measure again")
     require_new(out, "folder")
     beside = _beside(out)
     held = hold(beside.path, out)  # whoever is refused removes nothing

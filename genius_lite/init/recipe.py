@@ -107,7 +107,7 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
             told = f"{task.source}: {amount(len(prompts), 'problems')}, {compared}"
         _say(f"   {told}")
     if given.yes and found:
-        _say("   taken because it lies in this folder; --tasks names another one, or none")
+        _say("   taken because it is the first found in this folder; --tasks names another one, or none")
     if shared := len({prompt.strip() for prompt in prompts} & set(texts or ())):
         _say(f"   {shared} of them are among the questions too: they measure what was practised")
     known = task.check if task and task.check in ("numeric", "choice") else None

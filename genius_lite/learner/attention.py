@@ -40,9 +40,10 @@ def tree_mask(end_1T: torch.Tensor, trees: Sequence[tuple[int, int]], dtype: tor
     trees are made of go with it.
     """
     place_T = torch.arange(end_1T.shape[1], device=end_1T.device)
-    seen_1TT = (place_T <= place_T[:, None]) & (place_T[:, None] < end_1T[:, None])
-    bias_1TT = torch.zeros(seen_1TT.shape, dtype=dtype, device=end_1T.device)
-    mask_11TT = bias_1TT.masked_fill(~seen_1TT, torch.finfo(dtype).min)[:, None]
+    hidden_1TT = (place_T > place_T[:, None]) | (place_T[:, None] >= end_1T[:, None])
+    mask_11TT = torch.zeros(hidden_1TT.shape, dtype=dtype, device=end_1T.device)[:, None]
+    mask_11TT.masked_fill_(hidden_1TT[:, None], torch.finfo(dtype).min)
+    del hidden_1TT
     if mask_11TT.device.type == "cpu":
         blocks = mask_11TT.blocks = list[Block]()  # pyright: ignore[reportAttributeAccessIssue]
         for begin, end in trees:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -67,7 +67,7 @@ class Session:
 
     def round(self, number: int) -> Round:
         """Return the session at a round, for its stages; round 0 is the base model, only evaluated."""
-        return Round(**vars(self), number=number)
+        return Round(**{field.name: getattr(self, field.name) for field in fields(Session)}, number=number)
 
     @property
     def folder(self) -> RunFolder:

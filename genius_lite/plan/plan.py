@@ -199,10 +199,11 @@ def _notes(known: Known) -> Iterator[str]:
     if warning := known.lengths.cut_off(recipe.foresight):
         yield f"{warning}."
     if rates and rates.others > _BUSY:
+        shorter = f"{rates.disturbed:.0%} shorter than they were measured, a guess" if rates.disturbed else ""
         yield (
             f"Other programs took {rates.others:.0%} of the processor during the rehearsal. Times are told "
-            f"{rates.disturbed:.0%} shorter than they were measured: where nothing else runs they may be up to "
-            f"{rates.others:.0%} shorter, beside the same programs as long. Plan again on a quiet machine."
+            f"{shorter or 'as they were measured'}: where nothing else runs they may be up to {rates.others:.0%} "
+            "shorter, beside the same programs as long. Plan again on a quiet machine."
         )
     if rates and recipe.sampler.elsewhere:
         yield "Rollouts are timed as if this machine sampled them."

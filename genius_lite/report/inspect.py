@@ -1,7 +1,7 @@
 """What a GGUF holds, and how two of them differ: plain figures first, then tables for a terminal.
 
-Nothing in a file is trusted. The figures are valid JSON whatever it says; tables are for a console on which no foreign
-text acts (`report.console.terminal`). Weights are compared a block at a time, so that memory stays small at any size.
+Nothing in a file is trusted. The figures are valid JSON whatever it says; what a terminal gets has no markup and no
+control characters of its own. Weights are compared a block at a time, so that memory stays small at any size.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from gguf.constants import GGUFValueType, LlamaFileType
 from rich.console import Console
+from rich.text import Text
 
 from genius_lite.errors import UserError
 from genius_lite.progress import Advance
 from genius_lite.report.console import make_table
-from genius_lite.text import brief
+from genius_lite.text import visible
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF
 from genius_lite.weights.gguf_header import Tensor
@@ -102,14 +103,14 @@ def print_description(d: dict[str, Any], console: Console, template: bool = Fals
     text = str(facts.pop("chat_template", ""))
     _print_table(console, ("", ""), rows + [(key.replace("_", " "), value) for key, value in facts.items()])
     for file in (f for f in d["files"] if f["sha256"]):
-        console.print(f"sha256 of {brief(file['name'], _LONGEST)}: {file['sha256']}")
+        console.print(_text(f"sha256 of {file['name']}:"), _text(file["sha256"]))
     columns = ("#tensors", "#parameters", "#MB", "#bits each")
     groups = [(name, *_figures(size), ", ".join(size["types"])) for name, size in d["groups"].items()]
     _print_table(console, ("group", *columns, "types"), [*groups, ("all", *_figures(d), "")])
     _print_table(console, ("type", *columns), [(name, *_figures(size)) for name, size in d["types"].items()])
     if text:
         console.print(f"chat template, {len(text):,} characters{':' if template else ', which begins:'}")
-        console.print(text if template else brief(text, _LONGEST), soft_wrap=template)
+        console.print(_text(text if template else text.split("\n")[0], whole=template), soft_wrap=template)
     else:
         console.print("no chat template")
 
@@ -120,9 +121,9 @@ def print_difference(d: dict[str, Any], console: Console, template: bool = False
     _print_table(console, ("metadata", "file", "other"), [(c["key"], c["file"], c["other"]) for c in d["metadata"]])
     for key, diff in d["templates"].items():
         lines = Counter(line[:1] for line in diff[2:])
-        console.print(f"{brief(key, _LONGEST)} differs: {lines['-']} lines removed, {lines['+']} added")
+        console.print(_text(key), f"differs: {lines['-']} lines removed, {lines['+']} added")
         if template:
-            console.print("\n".join(diff), soft_wrap=True)
+            console.print(_text("\n".join(diff), whole=True), soft_wrap=True)
     if not d["metadata"] and not d["templates"]:
         console.print("the metadata is equal")
     console.print(f"{d['common']} tensors are in both, {d['identical']} of them identical byte for byte")
@@ -212,10 +213,7 @@ def _tensor_difference(a: GGUF, b: GGUF, advance: Advance) -> dict[str, Any]:
         "only_in_file": [_plain(name) for name in ours if name not in theirs],
         "only_in_other": [_plain(name) for name in theirs if name not in ours],
         "changed": [_pair(t, u) for t, u in pairs if (t.type, t.shape) != (u.type, u.shape)],
-        "groups": groups,
-        "largest": rows[:_LARGEST],
-        "not_compared": not_compared,
-    }
+    } | {"groups": groups, "largest": rows[:_LARGEST], "not_compared": not_compared}
 
 
 def _pair(t: Tensor, u: Tensor) -> dict[str, Any]:
@@ -252,17 +250,19 @@ def _figures(size: dict[str, Any]) -> tuple[Any, ...]:
     return size["tensors"], f"{size['parameters']:,}", f"{size['bytes'] / 1e6:,.1f}", size["bits_per_weight"]
 
 
+def _text(value: Any, whole: bool = False) -> Text:
+    """Make text that may be shown, `whole` with its lines; `Text` has no markup and, unlike `escape`, no emoji."""
+    text = "absent" if value is None else str(value)
+    if len(text) > _LONGEST and not whole:
+        text = f"{text[:_LONGEST]}... ({len(text):,} characters)"
+    return Text(visible(text, "\n" if whole else ""))
+
+
 def _print_table(console: Console, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     """Print a table, if it has rows; headings with a # are of numbers."""
     table = make_table(*columns, show_header=any(columns))
     for row in rows:
-        table.add_row(*map(_cell, columns, row))
+        cells = zip(columns, row, strict=True)
+        table.add_row(*(_text(f"{v:.3g}" if h[:1] == "#" and isinstance(v, float) else v) for h, v in cells))
     if rows:
         console.print(table)
-
-
-def _cell(heading: str, value: Any) -> str:
-    if value is None:
-        return "absent"
-    is_figure = heading.startswith("#") and isinstance(value, float)
-    return f"{value:.3g}" if is_figure else brief(str(value), _LONGEST)

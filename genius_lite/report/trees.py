@@ -107,8 +107,9 @@ def _is_readable(path: Path) -> bool:
 def _trees(
     here: RoundFolder, chosen: set[str], recipe: dict[str, Any], decode: Decode | None
 ) -> Iterator[tuple[Rollout, dict[str, Any]]]:
-    pairs = {(pair.query_id, pair.step): pair for pair in here.pairs if pair.query_id in chosen}
-    log = here.rollouts  # once: it may grow meanwhile
+    made, log = here.pairs, here.rollouts  # once: they may grow meanwhile
+    of_chosen = made.pick(n for n, query in enumerate(made.query_ids()) if query in chosen)
+    pairs = {(pair.query_id, pair.step): pair for pair in of_chosen}
     rollouts = log.pick(n for n, query in enumerate(log.query_ids()) if query in chosen)
     check_rollouts(rollouts)
     for rollout in rollouts:

@@ -75,9 +75,10 @@ class Base:
         now = _source_of(self.gguf, recorded.sha256, recorded.origin)
         if now == recorded:
             return
-        if sha256(self.gguf.files) != recorded.sha256:
+        if (digest := sha256(self.gguf.files)) != recorded.sha256:
             changed = f"{self.gguf.path} is not the model that {self.hf_checkpoint} was imported from any more"
-            raise UserError(f"{changed}; put the old file back, or begin a new run")
+            digests = f"SHA-256 {digest[:12]}..., then {recorded.sha256[:12]}..."
+            raise UserError(f"{changed} ({digests}); put the old file back, or begin a new run")
         with suppress(OSError):  # a folder that may only be read is as good
             _record(self.hf_checkpoint, now)
 
@@ -135,7 +136,7 @@ def check_supported(source: GGUF, with_weights: bool = False) -> Any:
     if source.architecture not in MODEL_ARCH_NAMES.values():
         unknown = f"architecture `{source.architecture}` cannot be trained: the installed gguf has no names for it"
         raise UserError(f"{source.path}: {unknown}; a newer one may (pip install -U gguf)")
-    for kind in {t.type for t in source.tensors}:
+    for kind in dict.fromkeys(t.type for t in source.tensors):
         try:
             dequantize(np.zeros(GGML_QUANT_SIZES[kind][1], np.uint8), kind)
         except NotImplementedError:

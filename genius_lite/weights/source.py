@@ -155,9 +155,10 @@ def _hub_files(model: Model) -> tuple[str, list[str]]:
         raise UserError(f"model.revision: {model.revision} is no commit, tag or branch")
     owner, _, rest = model.gguf.removeprefix(Prefix.HUB).partition("/")
     repo, _, name = rest.partition("/")
-    names = shard_names(name)
-    if not (owner and repo and names and name.endswith(".gguf") and _stays_inside(name)):
+    if not (owner and repo and name.endswith(".gguf") and _stays_inside(name)):
         raise UserError(f"{model.gguf}: a hub model is written hf:OWNER/REPO/FILE.gguf")
+    if not (names := shard_names(name)):
+        raise UserError(f"{model.gguf}: a file in no parts; they are numbered from 00001-of-00002 on")
     return f"{owner}/{repo}", names
 
 

@@ -135,6 +135,15 @@ def test_backslashes_that_escape_nothing_are_part_of_the_text(tmp_path, cell, te
     assert _read(tmp_path / "q.csv") == [text, 'He said "no, \\ no"?']
 
 
+@pytest.mark.parametrize("first", [0, 100, 299])
+def test_escaped_quotes_that_come_late_in_texts_of_many_lines_are_known(tmp_path, first):
+    """No fault shows where they are not: nine lines a row, so that 500 lines are 55 rows."""
+    steps, said = "step\n" * 8, 'he said \\"so\\", twice'
+    rows = [f'"q {n}","{steps}{said if n >= first else "plain, text"}"\n' for n in range(300)]
+    (tmp_path / "q.csv").write_text("question,answer\n" + "".join(rows), encoding="utf-8")
+    assert _read(tmp_path / "q.csv", column="question") == [f"q {n}" for n in range(300)]
+
+
 def test_two_columns_of_one_name_are_told_apart(tmp_path):
     (tmp_path / "q.csv").write_text("prompt,level,prompt,x,x\nWhy?,1,How?,2,3\n")
     table = pyarrow.Table.from_arrays(

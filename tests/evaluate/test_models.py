@@ -138,7 +138,7 @@ def test_one_process_at_a_time_answers_for_the_same_results(tasks, tiny_llama, t
             measured(tiny_llama, tasks, tmp_path / "out", Counting())
         assert (tmp_path / "out.asked" / "lock").exists(), "whoever is refused takes nothing from whoever works"
     measured(tiny_llama, tasks, tmp_path / "out", Counting())
-    with pytest.raises(UserError, match="out exists; name another folder, or delete it"):
+    with pytest.raises(UserError, match="out has results, which are whole; name another folder"):
         measured(tiny_llama, tasks, tmp_path / "out", Counting())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t.jsonl"]
 

@@ -12,9 +12,9 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from genius_lite.errors import UserError
-from genius_lite.report.console import terminal
 from genius_lite.report.inspect import compare, describe, print_description, print_difference
 from genius_lite.weights import gguf_header
 from tests.support.models import TEMPLATE, mangled, tiny_gguf
@@ -38,7 +38,7 @@ def written(path: Path, tensors: dict[str, Any], add=lambda writer: None) -> Pat
 
 def printed(show, figures: dict[str, Any], **options) -> str:
     out = io.StringIO()
-    show(figures, terminal(file=out, width=80), **options)
+    show(figures, Console(file=out, width=80), **options)
     return out.getvalue()
 
 

@@ -162,7 +162,7 @@ def test_a_name_that_no_repository_has_is_one_line(hub, tmp_path, name):
 
 def test_a_file_in_no_parts_is_one_line(hub, tmp_path):
     result = _locate_with(hub, tmp_path, "hf:owner/repo/x-00001-of-00000.gguf", CHECK)
-    assert result.stderr.strip().endswith("a hub model is written hf:OWNER/REPO/FILE.gguf")
+    assert result.stderr.strip().endswith("a file in no parts; they are numbered from 00001-of-00002 on")
 
 
 def test_a_download_that_breaks_off_is_one_line(monkeypatch):
