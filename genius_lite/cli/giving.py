@@ -150,8 +150,9 @@ def _create(name: str, folder: Path) -> list[str]:
         try:
             done = subprocess.run([program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False)
         except OSError as e:
-            lacks = "is not installed here" if isinstance(e, FileNotFoundError) else f"cannot be started ({e})"
-            raise UserError(f"ollama {lacks}; get it from https://ollama.com, and type: {typed}") from None
+            absent = isinstance(e, FileNotFoundError)
+            why = "ollama is not installed here" if absent else f"ollama cannot be started ({e})"
+            raise UserError(f"{why}; get it from https://ollama.com, and type: {typed}") from None
         if done.returncode:
             told = _last_line(done.stderr) or _last_line(done.stdout) or f"exit code {done.returncode}"
             before = f" ({', '.join(made)} is made)" if made else ""
