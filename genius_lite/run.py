@@ -130,7 +130,7 @@ def open_run(
             "the plan in this folder was of other settings and is dropped: times are told from the first round on"
         )
     if not force:
-        require_room(job)
+        require_room(job, reuse)
     with (
         open_folder(out, job.identity) as folder,
         progress.showing(out, job.source.path.name, len(job.queries), recipe.rounds, forecast(job)),

@@ -327,12 +327,12 @@ def test_yes_says_which_file_of_problems_it_takes_and_why(folder, monkeypatch, c
     _asked("", Given(yes=True), monkeypatch)
     shown = capsys.readouterr().out
     assert "   problems.jsonl: 2 problems, " in shown
-    assert "   taken because it is the first found in this folder; --tasks names another one, or none\n" in shown
+    assert "   taken because it lies in this folder; --tasks names another one, or none\n" in shown
     (folder / "held-out.jsonl").write_text((folder / "problems.jsonl").read_text())
     written = _asked("", Given(yes=True), monkeypatch)
     assert 'source: "held-out.jsonl"' in written
-    assert "held-out.jsonl: 2 problems" in (shown := capsys.readouterr().out)
-    assert "taken because it is the first found in this folder; --tasks names another one, or none" in shown
+    shown = capsys.readouterr().out
+    assert "taken because it is the first of held-out.jsonl, problems.jsonl in this folder; --tasks names" in shown
     for tasks in ("none", "problems.jsonl"):
         _asked("", Given(tasks=tasks, yes=True), monkeypatch)
         assert "taken because" not in capsys.readouterr().out

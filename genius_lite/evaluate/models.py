@@ -32,6 +32,7 @@ from genius_lite.rundir.lock import hold
 from genius_lite.text import amount
 from genius_lite.weights import gguf_file
 
+RESULTS = "results.json"
 _LOOKED_AT = 100  # rows, by which columns are known
 
 
@@ -198,18 +199,22 @@ def holding(out: Path) -> Iterator[None]:
     Raises:
         UserError: it is there already, or another process works on it.
     """
-    if (out / "results.json").is_file():
-        raise UserError(f"{out} has results, which are whole; name another folder, or delete it to measure again")
-    require_new(out, "folder")
+    _require_new(out)
     beside = _beside(out)
     held = hold(beside.path, out)  # whoever is refused removes nothing
     try:
         with held:
-            require_new(out, "folder")  # by now it may be there
+            _require_new(out)  # by now it may be there
             yield
     finally:
         if out.exists() or not any(beside.path.glob("*.jsonl")):
             remove(beside.path)
+
+
+def _require_new(out: Path) -> None:
+    if (out / RESULTS).is_file():
+        raise UserError(f"{out} has results, which are whole; name another folder, or delete it to measure again")
+    require_new(out, "folder")
 
 
 def _beside(out: Path) -> RunDir:
@@ -223,7 +228,7 @@ def write_results(
     found: Sequence[Sequence[TaskResult]],
     responses: Sequence[Sequence[Response]],
 ) -> None:
-    """Write `results.json`, and a file of responses for each model, to a folder that is there in whole or not at all.
+    """Write `RESULTS`, and a file of responses for each model, to a folder that is there in whole or not at all.
 
     Modes follow the umask, unlike those of a run folder: the user names the place, and whom it is for.
     """
@@ -231,7 +236,7 @@ def write_results(
 
     def write(partial: Path) -> None:
         partial.mkdir()
-        write_json(partial / "results.json", summary, indent=2)
+        write_json(partial / RESULTS, summary, indent=2)
         for number, rows in enumerate(responses):
             write_records(partial / f"responses-{number}.jsonl", rows)
 

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,8 +96,9 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
         _say(f"   {note}")
 
     question = "3. Problems with answers to measure on? A file, a benchmark (gsm8k), reasoning_gym:NAME or none"
-    found = next(problem_files(source), None) if given.tasks is None else None
-    task, prompts = ask("Problems", question, given.tasks, found or "none", find_problems)
+    # Of several the first is taken; only where nobody is asked are the others named, and read for it.
+    files = [] if given.tasks is not None else [*islice(problem_files(source), None if given.yes else 1)]
+    task, prompts = ask("Problems", question, given.tasks, next(iter(files), "none"), find_problems)
     if task:
         if task.benchmark:
             told = f"{task.benchmark}: downloaded when it is first used, and asked as docs/benchmarks.md says"
@@ -106,8 +108,9 @@ def recipe_text(given: Given, machine: Resources, out: Path) -> str:
             compared = f"`{task.prompt}` and `{task.answer}`; answers are compared as {task.check}"
             told = f"{task.source}: {amount(len(prompts), 'problems')}, {compared}"
         _say(f"   {told}")
-    if given.yes and found:
-        _say("   taken because it is the first found in this folder; --tasks names another one, or none")
+    if given.yes and files:
+        which = f"it is the first of {', '.join(files)}" if len(files) > 1 else "it lies"
+        _say(f"   taken because {which} in this folder; --tasks names another one, or none")
     if shared := len({prompt.strip() for prompt in prompts} & set(texts or ())):
         _say(f"   {shared} of them are among the questions too: they measure what was practised")
     known = task.check if task and task.check in ("numeric", "choice") else None

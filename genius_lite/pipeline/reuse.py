@@ -41,6 +41,16 @@ _DECISIONS = {"rollback", "patience", "sweep"}  # of `evaluate`: they decide wha
 _QUERIES = {"queries", "query_samples"}  # of `evaluate`: no part in what the tasks are answered
 
 
+def is_imported_alike(identity: dict[str, Any], other: Path) -> bool:
+    """Say whether another run's checkpoint is of the same model.
+
+    Raises:
+        UserError: `other` is no run folder.
+    """
+    theirs = RunFolder(other).recipe
+    return all(theirs.get(key) == identity.get(key) for key in _BASE)
+
+
 def copy_stages(run: RunDir, identity: dict[str, Any], queries: Sequence[Query], other: Path) -> list[str]:
     """Link or copy into a run's folder what `other` has that would come out the same and is not there yet.
 

@@ -6,7 +6,7 @@ What `run` refuses, and which change of a recipe would make it fit: estimated ag
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from genius_lite.errors import UserError
 from genius_lite.machine.engine_settings import engine_settings
 from genius_lite.pipeline.job import Job
+from genius_lite.pipeline.reuse import is_imported_alike
 from genius_lite.plan.history import DoneStages, known_lengths, look_back, same_run
 from genius_lite.plan.lengths import Lengths, shortest
 from genius_lite.plan.memory import BASE, Peak, Training, Use, fullest, peaks, resolve_training
@@ -21,6 +22,7 @@ from genius_lite.plan.shape import Machine, Shape
 from genius_lite.plan.tokens import Work, expected_work
 from genius_lite.progress import SILENT, Stage
 from genius_lite.recipe import Recipe
+from genius_lite.rundir.folder import CHECKPOINT
 from genius_lite.sampler.messages import EngineSettings
 from genius_lite.weights.quantize import quantized_bytes
 
@@ -179,19 +181,25 @@ class Suggestion:
         return " ".join(f"--set {key}={value}" for key, value in shown.items())
 
 
-def require_room(job: Job) -> None:
+def require_room(job: Job, reuse: Path | None = None) -> None:
     """Refuse a run for which memory or disk cannot suffice. Nothing is measured, and no weights are read.
 
     What a run folder has finished already needs no memory any more, and its files no more disk. Responses are taken to
     be short, unless a rehearsal or the folder's first round says how long they are.
 
+    Args:
+        reuse: another run's folder, from which what is imported may be taken.
+
     Raises:
         UserError: a stage, how much it takes, and what would help.
     """
     out = Path(job.recipe.out)
-    if same_run(out, job.identity):  # else it is refused for that when it is opened
-        lengths = known_lengths(job) or shortest(job.recipe.foresight)
-        require_room_on(job, Machine.here(out), lengths, look_back(out, job.recipe.rounds))
+    if not same_run(out, job.identity):
+        return  # it is refused for that when it is opened
+    history = look_back(out, job.recipe.rounds)
+    if reuse and (reuse / CHECKPOINT).exists() and is_imported_alike(job.identity, reuse):
+        history = replace(history, done=history.done | {(Stage.IMPORT, 0): None})
+    require_room_on(job, Machine.here(out), known_lengths(job) or shortest(job.recipe.foresight), history)
 
 
 def require_room_on(job: Job, machine: Machine, lengths: Lengths, history: DoneStages) -> None:

@@ -23,6 +23,7 @@ from genius_lite.rundir.documents import RecordedSource, read_typed
 from genius_lite.rundir.folder import SOURCE, json_bytes
 from genius_lite.weights import gguf_file
 from genius_lite.weights.gguf_file import GGUF, sha256
+from genius_lite.weights.gguf_header import shown
 from genius_lite.weights.mapping import Identical, TensorMap, as_float16, check_finite, match
 from genius_lite.weights.meta_model import check_complete, fill_in, read_config, write_for_transformers
 from genius_lite.weights.source import locate, split_origin
@@ -136,11 +137,12 @@ def check_supported(source: GGUF, with_weights: bool = False) -> Any:
     if source.architecture not in MODEL_ARCH_NAMES.values():
         unknown = f"architecture `{source.architecture}` cannot be trained: the installed gguf has no names for it"
         raise UserError(f"{source.path}: {unknown}; a newer one may (pip install -U gguf)")
-    for kind in dict.fromkeys(t.type for t in source.tensors):
+    for tensor in {t.type: t for t in source.tensors}.values():
         try:
-            dequantize(np.zeros(GGML_QUANT_SIZES[kind][1], np.uint8), kind)
+            dequantize(np.zeros(GGML_QUANT_SIZES[tensor.type][1], np.uint8), tensor.type)
         except NotImplementedError:
-            raise UserError(f"{source.path}: tensors of type {kind.name} cannot be imported") from None
+            kind = f"{shown(tensor.name)} is {tensor.type.name}"
+            raise UserError(f"{source.path}: {kind}, a type that cannot be imported") from None
     return config
 
 

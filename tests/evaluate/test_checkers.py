@@ -303,6 +303,7 @@ def test_regex(pattern, group, response, score):
     ("pattern", "group", "message"),
     [
         ("(", None, "not a regular expression"),
+        (None, None, "needs a pattern"),
         ("(a)", 2, "no group 2"),
         ("a", "n", "no group 'n'"),
     ],

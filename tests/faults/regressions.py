@@ -179,7 +179,7 @@ CASES: dict[str, tuple[str, Change, str]] = {
     "llama.cpp crashes at matrices of integers": (
         "qwen2",
         _tensor("blk.0.ffn_up.weight", _as_integers),
-        "tensors of type I16 cannot be imported",
+        "is I16, a type that cannot be imported",
     ),
     "no heads": ("llama", _number("llama.attention.head_count", 0), "transformers cannot read its header"),
     "a context of nothing": ("llama", _number("llama.context_length", 0), "llama.context_length is `0`"),
