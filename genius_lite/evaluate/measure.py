@@ -37,7 +37,7 @@ Record = TypeVar("Record", Answers, Said)
 Key = tuple[str, str]
 """Task and id of a question; a held-out query's task is empty."""
 Sampled = dict[Key, list[Completion]]
-"""All responses to each question, in the order of `EvalModel.ways`."""
+"""All responses to each question, the likeliest first if it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,6 @@ class EvalModel:
     def responses(self) -> int:
         """How many responses a question has."""
         return self.greedy + self.samples
-
-    @property
-    def ways(self) -> list[tuple[int, Sampling]]:
-        """How a question is asked: for so many responses with each sampling."""
-        return [(1, Sampling(1.0, top_k=1))] * self.greedy + [(self.samples, Sampling(self.temperature))]
 
     def may_have_said(self, responses: Sequence[Completion], vocabulary: int) -> bool:
         """Say whether these can be the responses to a question, in tokens of a vocabulary of this size."""
@@ -196,9 +191,10 @@ async def sample_each(
 
     def ask(sampler: LocalSampler, key: Key) -> list[asyncio.Future[Node]]:
         drawn = ("evaluate", *key) if key[0] else ("observe", key[1])
-        root, futures = Node(None, questions[key].tokens, (who.seed, *drawn)), list[asyncio.Future[Node]]()
-        for count, sampling in who.ways:
-            futures += sampler.extend(root, count, until="end", limit=who.max_tokens, sampling=sampling)
+        root, sampling = Node(None, questions[key].tokens, (who.seed, *drawn)), Sampling(who.temperature)
+        futures = sampler.extend(
+            root, who.samples, until="end", limit=who.max_tokens, sampling=sampling, likeliest=who.greedy
+        )
         for future in futures:
             future.add_done_callback(lambda _: advance(1))
         return futures

@@ -54,10 +54,11 @@ class Inquiry:
 
     @property
     def _key(self) -> tuple[object, ...]:
-        s = self.who.settings
+        s, who = self.who.settings, self.who
         room = s.room if any(_LONG_CONTEXT in tensor.name for tensor in self.model.tensors) else None
         asked = seed_of(*(part for query in self.queries for part in (query.id, *query.tokens)))
-        how = (s.kv_type, s.flash_attention, room, self.who.ways, self.who.max_tokens, self.who.seed)
+        ways = (who.greedy, who.samples, who.temperature)
+        how = (s.kv_type, s.flash_attention, room, ways, who.max_tokens, who.seed)
         return (self.model.sha256, self.task, len(self.queries), asked, how)
 
     def _are_whole(self, said: dict[str, list[Completion]]) -> bool:

@@ -166,7 +166,6 @@ async def _candidate(
     assert node.completion
     _check(node, node.completion)
     if path in seen:
-        sampler.release([node])
         return path, None, node
     seen.add(path)
     if not foreseen:

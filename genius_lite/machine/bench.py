@@ -118,14 +118,15 @@ def file_speed(model: Path, settings: EngineSettings) -> float:
 async def _decode_speed(model: Path, settings: EngineSettings, prompts: list[list[int]], generated: int) -> Speed:
     with scratch() as folder:
         async with open_sampler(model, settings, Sampling(0.6), folder / "log") as sampler:
-            warm, nodes = list[asyncio.Future[Node]](), list[Node]()
+            firsts, nodes = list[Node](), list[Node]()
             for number, prompt in enumerate(prompts):
                 share = len(range(number, settings.slots, len(prompts)))
-                warm += sampler.extend(Node(None, prompt, ("speed", number)), share, until="limit", limit=1)
-                # Each goes on from a token of its own: equal paths would begin one after another.
+                # Each goes on from a token of its own: equal paths would be decoded once.
                 paths = ([*prompt, _LOWEST + at % _IDS] for at in range(number, number + share))
                 nodes += [Node(None, path, ("speed", number, at)) for at, path in enumerate(paths)]
-            await asyncio.gather(*warm)
+                firsts += nodes[len(nodes) - share :][:1]
+            for warm in (firsts, nodes):  # the others copy what the first of their prompt has decoded
+                await asyncio.gather(*(sampler.extend(node, 1, until="limit", limit=1)[0] for node in warm))
             before = await sampler.drain()
             start = time.perf_counter()
             await asyncio.gather(*(sampler.extend(node, 1, until="limit", limit=generated)[0] for node in nodes))

@@ -205,15 +205,18 @@ def decode_rates(session: Timing) -> Decode:
     """Read a session's rates off what its sampler says of its decode steps, the cost of drawing included.
 
     A line through the steps of branches alone tells what a step takes by itself; without one, it takes what is usual.
-    A token that is looked up is taken to cost what a sampled one does.
+    A token that is looked up is taken to cost what a sampled one does. Responses of a run are taken to share as much of
+    what they say, and so of its decodes, as those of this session.
     """
     stats = session.sampler
     assert stats
     line = stats.branch_steps.line()
     step, token = line if line and line[1] > 0 else (_USUAL_RATIO, 1.0)
     shape = Decode(max(0.0, session.seconds - stats.busy_s), max(0.0, step) / token, 1.0, 1.0)
-    units = shape.session(SamplingWork(stats.sampled, stats.prefilled, stats.decode_steps)) - shape.start
-    return shape.times(stats.busy_s / units)
+    decoded = stats.sampled - stats.shared
+    units = shape.session(SamplingWork(decoded, stats.prefilled, stats.decode_steps)) - shape.start
+    rates, own = shape.times(stats.busy_s / units), decoded / stats.sampled
+    return msgspec.structs.replace(rates, tick=own * rates.tick, sampled=own * rates.sampled)
 
 
 def learner_rates(marks: list[float], seconds: float, tokens: int, checkpointing: bool) -> tuple[float, float, float]:

@@ -142,8 +142,9 @@ class Moments(msgspec.Struct):
 class Stats(msgspec.Struct):
     """Totals of a sampler since its start.
 
-    Tokens that were drawn and tokens of prompts that were decoded; seconds in llama.cpp, in drawing, and altogether
+    Tokens that were drawn, and tokens of prompts that were decoded; seconds in llama.cpp, in drawing, and altogether
     busy; peak memory in bytes. `branch_steps` are decode steps of branches alone: how many there were, and seconds.
+    `shared` of the drawn tokens were decoded with those of another completion, which had drawn the same ones so far.
     """
 
     sampled: int = 0
@@ -152,6 +153,7 @@ class Stats(msgspec.Struct):
     decode_s: float = 0.0
     sampling_s: float = 0.0
     busy_s: float = 0.0
+    shared: int = 0
     peak: int = 0
     branch_steps: Moments = msgspec.field(default_factory=Moments)
 

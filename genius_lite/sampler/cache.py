@@ -78,6 +78,11 @@ class SlotCache:
         self._assign(slot, job)
         return slot
 
+    def remember(self, slot: Slot) -> None:
+        """Cache what a busy slot holds, where the model cannot be cut back to it later."""
+        if not self.truncates:
+            self._cache(slot, sparing=slot)
+
     def free(self, slot: Slot, keep: int, released: bool = False) -> None:
         """End the slot's job; its first `keep` tokens stay cached, where the model can go back to them."""
         slot.job, slot.pending, slot.released = None, [], released

@@ -82,14 +82,22 @@ class LocalSampler:
         return self._worker.process.pid
 
     def extend(
-        self, node: Node, n: int, *, until: Until, limit: int, sampling: Sampling | None = None
+        self,
+        node: Node,
+        n: int,
+        *,
+        until: Until,
+        limit: int,
+        sampling: Sampling | None = None,
+        likeliest: bool = False,
     ) -> list[asyncio.Future[Node]]:
-        """See `Sampler.extend`; `sampling` replaces the session's own for this request.
+        """See `Sampler.extend`; `sampling` replaces the session's own for this request, `likeliest` adds that, first.
 
         Futures raise QueryFailedError if this request makes the worker fail, SamplerError if nothing can be sampled.
         """
-        request = Extend(0, node.path, node.seeds(until, n), until, limit, sampling or self.sampling)
-        return self._submit(request, [node] * n)
+        seeds = [*[None] * likeliest, *node.seeds(until, n)]
+        request = Extend(0, node.path, seeds, until, limit, sampling or self.sampling)
+        return self._submit(request, [node] * len(seeds))
 
     async def stream(self, node: Node, *, limit: int, sampling: Sampling) -> AsyncIterator[int]:
         """Yield the tokens of a response as they are drawn, an end token too; raises as the futures of `extend` do."""
@@ -102,7 +110,7 @@ class LocalSampler:
                 drawn.put_nowait(one.token)
                 told += 1
 
-        request = Extend(0, node.path, node.seeds("end", 1), "end", limit, sampling, streamed=True)
+        request = Extend(0, node.path, [*node.seeds("end", 1)], "end", limit, sampling, streamed=True)
         (done,) = self._submit(request, [node], heard)
         done.add_done_callback(lambda _: drawn.put_nowait(None))
         while (token := await drawn.get()) is not None:

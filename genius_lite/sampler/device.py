@@ -18,14 +18,13 @@ import llama_cpp
 import numpy as np
 
 from genius_lite.sampler.ggml import F32, I32, DeviceError, Ggml, Tensor
-from genius_lite.sampler.sampling import SPAN, Draw, LogitsError, RowRequest
+from genius_lite.sampler.sampling import DRAWS, SPAN, Draw, LogitsError, RowRequest
 
-DRAWS = 8
-"""Tokens that one row may be asked for: the branches of a prefill start from the same row."""
 _BELOW_ONE = 1 - 2.0**-20  # factor that keeps a rounded sum below the sum that it is searched in
 _DESCENDING = 1  # ggml_sort_order
 _NO_SAMPLER: Any = None
-_COLUMNS = 7  # of a row's inputs, before its uniform numbers
+_LIKELIEST = -1.0  # in the place of a uniform number
+_COLUMNS = 6  # of a row's inputs, before its uniform numbers
 _NODES = 2048
 
 
@@ -37,8 +36,6 @@ class OnDevice:
     Raises:
         DeviceError: this build or this device cannot.
     """
-
-    most = DRAWS
 
     def __init__(self, ctx: Any, sequences: int, vocabulary: int):
         self.ctx, self.sequences, self.vocabulary = ctx, sequences, vocabulary
@@ -190,7 +187,7 @@ class _Graph:
         return self.cont(self.view_2d(self.inputs, width, count, stride, first * 4))
 
     def _build(self, logits: int, vocabulary: int, count: int, in_order: bool) -> int:
-        cooler, greedy, given, filtered, top_k, top_p, min_p = (self._column(n, count) for n in range(_COLUMNS))
+        cooler, given, filtered, top_k, top_p, min_p = (self._column(n, count) for n in range(_COLUMNS))
         at = self._column(_COLUMNS, count, DRAWS)
         # Within bounds also where all logits are NaN, of which CUDA's says -1.
         top = self.clamp(self.cast(self.reshape_2d(self.argmax(logits), 1, count), F32), 0.0, vocabulary - 1.0)
@@ -204,7 +201,8 @@ class _Graph:
             likely = self.get_rows(self.reshape_3d(order, 1, vocabulary, count), self.cast(found, I32))
             likely = self.cast(self.reshape_2d(likely, DRAWS, count), F32)
             tokens = self.add(tokens, self.mul(self.sub(likely, tokens), filtered))
-        # Where a row is greedy or its token is given (in the place of a uniform number), that one.
+        # Where the likeliest is asked for, or a token is given (both in the place of a uniform number), that one.
+        greedy = self.step(self.scale(at, -1.0))
         tokens = self.add(tokens, self.mul(self.sub(self.repeat_4d(top, DRAWS, count, 1, 1), tokens), greedy))
         tokens = self.add(tokens, self.mul(self.sub(at, tokens), given))
         # log p(token) = logit(token) - logit(top) + log p(top): no probability is too small for it.
@@ -265,10 +263,11 @@ class _Graph:
 
 
 def _inputs(asked: RowRequest) -> list[float]:
-    """Return a row's inputs: 1 / temperature, whether greedy, given and filtered, top-k, top-p, min-p; its draws."""
+    """Return a row's inputs: 1 / temperature, whether given and filtered, top-k, top-p, min-p; its draws."""
     if asked.given is not None:
-        return [1.0, 0.0, 1.0, 0.0, 1.0, 2.0, 0.0, float(asked.given)] + [0.0] * (DRAWS - 1)
+        return [1.0, 1.0, 0.0, 1.0, 2.0, 0.0, float(asked.given)] + [0.0] * (DRAWS - 1)
     how = asked.sampling
-    uniforms = [*asked.uniforms, *[0.0] * (DRAWS - len(asked.uniforms))]
+    uniforms = [_LIKELIEST if at is None or how.top_k == 1 else at for at in asked.uniforms]
+    uniforms += [0.0] * (DRAWS - len(uniforms))
     top_k, top_p = how.top_k or float("inf"), how.top_p if how.top_p < 1 else 2.0
-    return [1 / how.temperature, float(how.top_k == 1), 0.0, float(how.filtered), top_k, top_p, how.min_p, *uniforms]
+    return [1 / how.temperature, 0.0, float(how.filtered), top_k, top_p, how.min_p, *uniforms]

@@ -1,8 +1,9 @@
 """llama.cpp as an event loop: every step decodes one batch for all branches that are under way.
 
-A job fills one slot. A `PrefillJob` decodes a path up to its last token; from the logits there it draws the first
-token of each branch that grows from it, and every such branch goes on as a `Branch` in a slot of its own. So
-a shared prefix is decoded once, and a finished branch's slot is filled again before the next decode.
+A job fills one slot. The completions of a request begin together, as one `Branch`, which decodes their path and then
+one token a step for all of them; where they draw different tokens they part, each part in a slot of its own. So what
+they have in common is decoded once: their prompt, and all that they say alike. The slot of a finished branch is filled
+again before the next decode.
 """
 
 from __future__ import annotations
@@ -12,65 +13,22 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import llama_cpp
 import msgspec
 
 from genius_lite.data.vocabulary import Vocabulary
 from genius_lite.hardware.system import peak_memory
-from genius_lite.records import Completion
+from genius_lite.records import Completion, Finish
 from genius_lite.results.rounds import Stats
 from genius_lite.sampler.cache import Slot, SlotCache
 from genius_lite.sampler.device import DeviceError, OnDevice
+from genius_lite.sampler.jobs import Branch, Scoring
 from genius_lite.sampler.llama import BATCH, Batch, EngineError, load
 from genius_lite.sampler.messages import Drawn, EngineSettings, Extend, Extended, Release, Reply, Score, Scored
-from genius_lite.sampler.sampling import Draw, LogitsError, OnHost, RowRequest, uniform
-from genius_lite.sampler.tree import PartialCompletion
+from genius_lite.sampler.sampling import DRAWS, Draw, LogitsError, OnHost, RowRequest
 
 SCORE_ROWS = 64  # rows of logits kept at once while scoring: 40 MB at 152K tokens of vocabulary
-
-
-@dataclass(eq=False)
-class PrefillJob:
-    """A path on its way to its last token, and the branches (indices of `request.seeds`) that grow there."""
-
-    request: Extend
-    branches: list[int]
-
-    @property
-    def path(self) -> list[int]:
-        return self.request.path
-
-    @property
-    def reuse(self) -> int:
-        """Tokens of the path that may come from cache: all but the last, whose logits are needed."""
-        return len(self.request.path) - 1
-
-
-@dataclass(eq=False)
-class Branch(PartialCompletion):
-    """A completion in the making, of the `index`-th seed of its request."""
-
-    request: Extend = field(kw_only=True)
-    index: int = field(kw_only=True)
-
-
-@dataclass(eq=False)
-class Scoring:
-    """A response whose tokens are looked up instead of drawn."""
-
-    request: Score
-    logprobs: list[float] = field(default_factory=list)
-
-    @property
-    def path(self) -> list[int]:
-        """All but the last token: of that one only the logits before it are needed."""
-        return self.request.prompt + self.request.response[:-1]
-
-    @property
-    def reuse(self) -> int:
-        return len(self.request.prompt) - 1
 
 
 class Engine:
@@ -95,7 +53,7 @@ class Engine:
             self.drawing = drawing or self._on_host()
         except DeviceError as e:
             self.drawing = self._on_host(e)
-        self.queue: deque[PrefillJob | Scoring] = deque()
+        self.queue: deque[Branch | Scoring] = deque()
         self._totals = Stats()
 
     def _on_host(self, why: DeviceError | None = None) -> OnHost:
@@ -115,12 +73,20 @@ class Engine:
                 self.cache.release(path[:-1])
             return
         if isinstance(request, Score):
-            job, needed = Scoring(request), len(request.prompt) + len(request.response) - 1
+            jobs, needed = [Scoring(request)], len(request.prompt) + len(request.response) - 1
         else:
-            job, needed = PrefillJob(request, list(range(len(request.seeds)))), len(request.path) + 1
+            jobs, needed = self._branches(request), len(request.path) + 1
         if needed > self.context:
             raise EngineError(f"{needed} tokens do not fit a context of {self.context}")
-        self.queue.append(job)
+        self.queue.extend(jobs)
+
+    def _branches(self, request: Extend) -> list[Branch]:
+        """Let the completions of a request begin: together, as far as one row can be drawn from for all of them."""
+        # The last token of a path is never decoded, so a path may fill the context to the brim.
+        limit = min(request.limit, self.context - len(request.path))
+        indices = range(len(request.seeds))
+        groups = [list(indices[first : first + DRAWS]) for first in range(0, len(indices), DRAWS)]
+        return [Branch(request.until, limit, request=request, indices=group) for group in groups]
 
     @property
     def busy(self) -> bool:
@@ -148,7 +114,7 @@ class Engine:
             decoded = time.perf_counter()
             seconds = decoded - self.batch.started
             self._totals.decode_s += seconds
-            if all(isinstance(slot.job, Branch) for slot, _ in rows):
+            if self.batch.size == self.batch.rows == len(rows):
                 self._totals.branch_steps.add(len(rows), seconds)
             if asked:
                 self._draw(rows, asked, replies)
@@ -162,7 +128,7 @@ class Engine:
     def _admit(self) -> None:
         """Give waiting jobs a slot; those whose cache is still there go first, so that it is not evicted.
 
-        A path that another prefill is decoding is waited for and then copied, not decoded beside it: an evaluation asks
+        A path that another branch begins with is waited for and then copied, not decoded beside it: an evaluation asks
         for the greedy response and for sampled ones at once.
         """
         room = self.settings.slots - len(self.cache.busy)
@@ -171,14 +137,14 @@ class Engine:
         held = self.cache.held()
         waiting = sorted(self.queue, key=lambda job: tuple(job.path[: job.reuse]) not in held)
         self.queue.clear()
-        under_way = [slot.job.path for slot in self.cache.busy if isinstance(slot.job, PrefillJob)]
+        under_way = [slot.job.path for slot in self.cache.busy if isinstance(slot.job, Branch) and slot.job.begins]
         for job in waiting:
             if not room or (self.cache.truncates and job.path in under_way):
                 self.queue.append(job)
                 continue
             self.cache.place(job.path, job.reuse, job)
             room -= 1
-            if isinstance(job, PrefillJob):
+            if isinstance(job, Branch) and job.begins:
                 under_way.append(job.path)
 
     def _fill_batch(self) -> list[tuple[Slot, list[RowRequest]]]:
@@ -198,8 +164,10 @@ class Engine:
             chunk = slot.pending[:take]
             asked = self._ask(slot, take)
             self.batch.add(slot.index, chunk, len(slot.tokens), len(asked))
-            if not isinstance(slot.job, Branch):
-                self._totals.prefilled += take
+            self._totals.prefilled += take
+            if asked and isinstance(slot.job, Branch) and not slot.job.begins:
+                self._totals.prefilled -= 1
+                self._totals.shared += len(slot.job.indices) - 1
             slot.tokens += chunk
             del slot.pending[:take]
             rows.append((slot, asked))
@@ -214,11 +182,7 @@ class Engine:
             return [RowRequest(slot.index, given=token) for token in job.request.response[known : known + rows]]
         if take < len(slot.pending):
             return []
-        request = job.request
-        if isinstance(job, Branch):
-            return [RowRequest(slot.index, request.sampling, [uniform(request.seeds[job.index], len(job.tokens))])]
-        starting = job.branches[: min(1 + self.settings.slots - len(self.cache.busy), self.drawing.most)]
-        return [RowRequest(slot.index, request.sampling, [uniform(request.seeds[index], 0) for index in starting])]
+        return [RowRequest(slot.index, job.request.sampling, job.uniforms())]
 
     # -- after the decode ----------------------------------------------------------------------------------
 
@@ -227,52 +191,57 @@ class Engine:
             drawn = iter(self.drawing.read(asked))
         except LogitsError as e:
             slot = self.cache.slots[asked[e.row].sequence]
-            branch = f", branch {slot.job.index}" if isinstance(slot.job, Branch) else ""
+            branch = f", branch {slot.job.indices[0]}" if isinstance(slot.job, Branch) else ""
             whose = f" after {len(slot.tokens)} tokens of request {slot.job.request.id}{branch}"
             raise LogitsError(e.row, whose) from None
         for slot, asked_of in rows:
             found, job = [token for _ in asked_of for token in next(drawn)], slot.job
-            if found and isinstance(job, PrefillJob):
-                self._start_branches(slot, job, found, replies)
-            elif found and isinstance(job, Branch):
-                self._append_token(slot, job, found[0], replies)
+            if found and isinstance(job, Branch):
+                self._grow(slot, job, found, replies)
             elif found:
                 job.logprobs += [logprob for _, logprob in found]
                 if len(job.logprobs) == len(job.request.response):
                     self.cache.free(slot, len(job.request.prompt) - 1)
                     replies.append(Scored(job.request.id, job.logprobs))
 
-    def _start_branches(self, slot: Slot, prefill: PrefillJob, drawn: list[Draw], replies: list[Reply]) -> None:
-        """Give each of the prefill's branches its slot and first token; those that find none wait."""
-        started, waiting = prefill.branches[: len(drawn)], prefill.branches[len(drawn) :]
-        for index, token in zip(started[:-1], drawn, strict=False):
-            branch = self._branch(prefill, index)
-            if own := self.cache.fork(slot, branch):
-                self._append_token(own, branch, token, replies)
-            else:
-                waiting.append(index)  # another prefill of this decode took the slot
-        if waiting:
-            self.queue.appendleft(PrefillJob(prefill.request, waiting))
-        slot.job = self._branch(prefill, started[-1])
-        self._append_token(slot, slot.job, drawn[-1], replies)
-
-    def _branch(self, prefill: PrefillJob, index: int) -> Branch:
-        request = prefill.request
-        # The last token of a path is never decoded, so a path may fill the context to the brim.
-        limit = min(request.limit, self.context - len(request.path))
-        return Branch(request.until, limit, request=request, index=index)
-
-    def _append_token(self, slot: Slot, branch: Branch, drawn: Draw, replies: list[Reply]) -> None:
-        """Take the branch's next token, and reply if it is the last."""
-        request, (token, logprob) = branch.request, drawn
-        self._totals.sampled += 1
-        if request.streamed:
-            replies.append(Drawn(request.id, branch.index, len(branch.tokens), token))
-        finish = branch.append(token, logprob, self.vocabulary)
-        if finish is None:
-            slot.pending = [token]
+    def _grow(self, slot: Slot, branch: Branch, drawn: list[Draw], replies: list[Reply]) -> None:
+        """Give each completion its next token; where these differ one part stays, others find slots or wait."""
+        going: list[tuple[Branch, Finish | None]] = []  # what the slot holds is wanted by these
+        for part, token in branch.parts(drawn):
+            finish = self._append_token(part, token, replies)
+            # A step, or what a conversation said, may be extended next; of anything else only what it grew from can be.
+            if finish in (None, "step") or branch.request.streamed:
+                going.append((part, finish))
+        if not going:
+            self.cache.free(slot, len(branch.request.path) - 1, released=branch.request.until == "step")
             return
-        # A step, or what a conversation said, may be extended next; of anything else only what it grew from can be.
-        keep = len(slot.tokens) if finish == "step" or request.streamed else len(request.path) - 1
-        self.cache.free(slot, keep, released=finish != "step" and request.until == "step")
-        replies.append(Extended(request.id, branch.index, Completion(branch.tokens, branch.logprobs, finish)))
+        going.sort(key=lambda each: (each[1] is not None, -len(each[0].indices)))
+        without = [each for each in going[1:] if not self._part(slot, *each)]
+        if without:
+            self.cache.remember(slot)
+        self.queue.extendleft(part for part, finish in reversed(without) if finish is None)
+        self._go_on(slot, *going[0])
+
+    def _part(self, source: Slot, branch: Branch, finish: Finish | None) -> bool:
+        """Let the branch go on in a slot of its own, if there is one."""
+        if own := self.cache.fork(source, branch):
+            self._go_on(own, branch, finish)
+        return own is not None
+
+    def _go_on(self, slot: Slot, branch: Branch, finish: Finish | None) -> None:
+        """Let the slot decode the branch's last token next, or keep what led to it for what may follow."""
+        if finish is None:
+            slot.job, slot.pending = branch, [branch.tokens[-1]]
+        else:
+            self.cache.free(slot, len(slot.tokens))
+
+    def _append_token(self, branch: Branch, drawn: Draw, replies: list[Reply]) -> Finish | None:
+        """Take the branch's next token, and reply if it is the last; why it is."""
+        request, (token, logprob) = branch.request, drawn
+        self._totals.sampled += len(branch.indices)
+        if request.streamed:
+            replies += [Drawn(request.id, index, len(branch.tokens), token) for index in branch.indices]
+        if finish := branch.append(token, logprob, self.vocabulary):
+            completion = Completion(branch.tokens, branch.logprobs, finish)
+            replies += [Extended(request.id, index, completion) for index in branch.indices]
+        return finish

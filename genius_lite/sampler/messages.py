@@ -81,14 +81,14 @@ class Open(msgspec.Struct, frozen=True, tag=True):
 
 
 class Extend(msgspec.Struct, frozen=True, tag=True):
-    """Sample one completion per seed after `path`, each at most `limit` tokens long.
+    """Sample one completion per seed after `path`, each at most `limit` tokens long; without a seed the likeliest one.
 
     With `streamed` each token is told when it is drawn, and a finished path stays cached, as a conversation goes on.
     """
 
     id: int
     path: list[int]
-    seeds: list[int]
+    seeds: list[int | None]
     until: Until
     limit: int
     sampling: Sampling

@@ -7,7 +7,6 @@ the vocabulary and then within one span, so that nothing as long as the vocabula
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -27,17 +26,22 @@ T = TypeVar("T")
 _RAW = Sampling(1.0)
 Draw = tuple[int, float]
 """A token, and its log-probability in the raw distribution, nats."""
+DRAWS = 16
+"""Tokens that one row may be asked for, at most: also here, so that both ways decode the same batches."""
 SPAN = 512
 """Tokens whose weights are summed together: float32 sums of few numbers are exact enough."""
 
 
 @dataclass(frozen=True)
 class RowRequest:
-    """What is asked of a row of logits of a `sequence`: a token for each uniform number, or what one `given` has."""
+    """What is asked of a row of logits of a `sequence`: a token for each uniform number, or what one `given` has.
+
+    Where a number is None, that is the likeliest token.
+    """
 
     sequence: int
     sampling: Sampling = _RAW
-    uniforms: list[float] = field(default_factory=list)
+    uniforms: list[float | None] = field(default_factory=list)
     given: int | None = None
 
 
@@ -52,9 +56,6 @@ class LogitsError(RuntimeError):
 
 class OnHost:
     """Draws from `logits` of the last decode (rows, vocabulary) in this machine's memory, with `count` threads."""
-
-    most = sys.maxsize
-    """Tokens that one row may be asked for."""
 
     def __init__(self, logits: Callable[[], np.ndarray], threads: Executor, count: int):
         self._logits, self._threads, self._count = logits, threads, count
@@ -97,8 +98,8 @@ class Rows:
         """Return nats of `token` in the raw distribution of `row`."""
         return float(self.logits_RV[row, token] - self.log_norm_R[row])
 
-    def draw(self, row: int, uniform: float, sampling: Sampling, among: np.ndarray | None = None) -> int:
-        """Draw the token at `uniform` (in [0, 1)) of the row's filtered and tempered distribution.
+    def draw(self, row: int, uniform: float | None, sampling: Sampling, among: np.ndarray | None = None) -> int:
+        """Draw the token at `uniform` (in [0, 1)) of the row's filtered and tempered distribution; None: the likeliest.
 
         Filters go by probability after temperature, in the order top-k, top-p, min-p. Of what then is left only tokens
         `among` these, bool (vocabulary,), are drawn.
@@ -107,7 +108,7 @@ class Rows:
             IndexError: none is left.
         """
         logits_V, top, temperature = self.logits_RV[row], self.top_R[row], sampling.temperature
-        if sampling.top_k == 1 and among is None:
+        if uniform is None or (sampling.top_k == 1 and among is None):
             return int(logits_V.argmax())
         if not sampling.filtered and among is None:
             spans = self._spans_at(temperature)[row]

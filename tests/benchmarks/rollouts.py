@@ -44,7 +44,7 @@ from tests.benchmarks.peers import GENERATED, PEERS, TITLES, Missing
 from tests.benchmarks.table import markdown
 
 SETTINGS = ("slots", "parked", "threads", "context", "kv_unified", "in_flight", "draws")
-SETTINGS += ("beams", "candidates", "steps", "max_tokens", "repeats")
+SETTINGS += ("beams", "candidates", "steps", "max_tokens", "temperature", "repeats")
 Draw = Literal["host", "device"]
 Results = dict[str, list[dict[str, Any]]]  # what each round gave, by what was measured
 CHEAPER = {"skip_agreeing": 0.5, "future_tokens": 48}
@@ -57,7 +57,7 @@ def settings(a: argparse.Namespace, draw: Draw) -> EngineSettings:
 
 
 def foresight(a: argparse.Namespace) -> Foresight:
-    return Foresight(beams=a.beams, candidates=a.candidates, steps=a.steps, max_tokens=a.max_tokens)
+    return Foresight(**{key: getattr(a, key) for key in ("beams", "candidates", "steps", "max_tokens", "temperature")})
 
 
 def plain(a: argparse.Namespace, queries: list[Query], draw: Draw = "host") -> dict[str, Any]:
@@ -93,8 +93,9 @@ async def search(a: argparse.Namespace, queries: list[Query], draw: Draw = "host
         "queries_per_minute": 60 * len(queries) / seconds,
         "seconds": seconds,
         "sampled_tokens": stats.sampled,
+        "shared_tokens": stats.shared,
         "prefilled_tokens": stats.prefilled,
-        "tokens_per_decode_step": (stats.sampled + stats.prefilled) / stats.decode_steps,
+        "tokens_per_decode_step": (stats.sampled - stats.shared + stats.prefilled) / stats.decode_steps,
         "share_decode": stats.decode_s / seconds,
         "share_sampling": stats.sampling_s / seconds,
         "share_other": 1 - (stats.decode_s + stats.sampling_s) / seconds,
@@ -168,6 +169,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--candidates", type=int, default=4)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--batched-bench", help="path of llama-batched-bench")
     parser.add_argument("--server", help="path of llama-server")
     a = parser.parse_args()
@@ -198,6 +200,7 @@ def rows(a: argparse.Namespace, queries: int, results: Results) -> list[dict[str
         for name, of in peers.items():
             row[f"search / {name}"] = _over(search, of)
             row |= {"plain / bench": _over(plain, of)} if name == "bench" else {}
+        row["shared"] = f"{median(each['shared_tokens'] / each['sampled_tokens'] for each in search):.0%}"
         row["drawing"] = f"{median(each['share_sampling'] for each in search):.0%}"
         if draw == "device" and "host" in a.draws:
             row["search, device / host"] = _over(search, results["search"])

@@ -109,14 +109,15 @@ def test_a_device_that_cannot_draw_is_not_measured_as_if_it_could():
 
 def test_rows_of_several_rounds_have_each_ratio(tmp_path):
     """As RESULTS.md has them."""
-    rounds = [{"tokens_per_s": speed, "share_sampling": 0.07} for speed in (386, 440, 380)]
+    counted = {"sampled_tokens": 200, "shared_tokens": 24, "share_sampling": 0.07}
+    rounds = [{"tokens_per_s": speed, **counted} for speed in (386, 440, 380)]
     results = {"search": rounds, "plain": [{"tokens_per_s": 411}] * 3, "bench": [{"tokens_per_s": 500}] * 3}
     asked = argparse.Namespace(
         draws=["host"], model=Path("SmolLM2.gguf"), slots=32, kv_unified=True, threads=2, repeats=3
     )
     (row,) = rollouts.rows(asked, 32, results)
     assert (row["search tokens/s"], row["search / bench"]) == ("386", "0.77 (0.77, 0.88, 0.76)")
-    assert (row["plain / bench"], row["drawing"]) == ("0.82 (0.82, 0.82, 0.82)", "7%")
+    assert (row["plain / bench"], row["shared"], row["drawing"]) == ("0.82 (0.82, 0.82, 0.82)", "12%", "7%")
     sizes = {f"{n} queries": [{"seconds_per_query": 3.54 * n, "peak_mb": 1014.2}] for n in (1, 2)}
     assert markdown(rollouts.rows_of_sizes(sizes)).splitlines() == [
         "",

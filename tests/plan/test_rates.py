@@ -78,6 +78,10 @@ def test_rates_are_found_again():
     assert found.tick / found.sampled == pytest.approx(0.2 / 0.05)
     assert found.session(SamplingWork(40, 20, 4)) == pytest.approx(7.0)
     assert found.scored == found.sampled
+    # Where half of the tokens were decoded with others', a token of the run takes half a row, and half a step.
+    together = decode_rates(Timing("rollouts", 7.0, 80, sampler=msgspec.structs.replace(stats, sampled=80, shared=40)))
+    assert (together.tick, together.sampled) == (pytest.approx(found.tick / 2), pytest.approx(found.sampled / 2))
+    assert (together.start, together.scored) == (found.start, pytest.approx(found.scored))
     # Steps that were all alike cannot tell what a step takes by itself.
     steps = Moments()
     for seconds in (1.0, 1.1):

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
+from genius_lite.records import Completion
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.llama import EngineError
 from genius_lite.sampler.messages import Extend, Extended, Release, Sampling, Score, Scored
@@ -74,6 +77,77 @@ def test_of_two_requests_for_a_path_the_second_copies_what_the_first_decodes(tin
     replies = sorted((r for r in drain(engine) if isinstance(r, Extended)), key=lambda r: r.id)
     assert [r.completion.tokens for r in replies] == alone
     assert engine.stats.prefilled == len(path) + 1
+
+
+COLD = Sampling(0.12)
+"""At which completions of the tiny models say some tokens alike, and then part."""
+
+
+def rows_of(completions) -> int:
+    """How many rows a request needs: one for each start of a completion that goes on, and the first draw of each."""
+    starts = {tuple(c.tokens[:end]) for c in completions for end in range(1, len(c.tokens))}
+    return len(completions) + len(starts)
+
+
+@pytest.mark.parametrize("draw", ["host", "device"])
+def test_what_completions_say_alike_is_decoded_once(tiny, draw):
+    engine = Engine(str(tiny.gguf), settings(slots=12, draw=draw))
+    found = extend(engine, PROMPT, list(range(12)), until="limit", sampling=COLD)
+    assert len({tuple(c.tokens[:2]) for c in found}) < len({tuple(c.tokens) for c in found}) - 1, "they part on the way"
+    assert engine.stats.sampled == 12 * 12
+    assert engine.stats.sampled - engine.stats.shared == rows_of(found) < 100
+    assert engine.stats.prefilled == len(PROMPT)
+    for completion in found:
+        expected = torch_scores(tiny.model, PROMPT, completion.tokens)
+        assert completion.logprobs == pytest.approx(expected, abs=0.02)
+
+
+def test_the_likeliest_completion_goes_along_with_sampled_ones(tiny):
+    (likeliest,) = extend(Engine(str(tiny.gguf), settings()), PROMPT, [7], sampling=Sampling(1.0, top_k=1))
+    sampled = extend(Engine(str(tiny.gguf), settings()), PROMPT, [1, 2, 3], sampling=COLD)
+    for draw in ("host", "device"):
+        engine = Engine(str(tiny.gguf), settings(draw=draw))
+        found = extend(engine, PROMPT, [None, 1, 2, 3], sampling=COLD)
+        assert [c.tokens for c in found] == [c.tokens for c in (likeliest, *sampled)]
+        assert engine.stats.shared > 0
+
+
+@pytest.mark.parametrize(("model", "sampling"), [("tiny_llama", COLD), ("tiny_mamba", Sampling(2.0))])
+@pytest.mark.parametrize(("slots", "parked"), [(1, 0), (2, 0), (2, 4), (8, 8)])
+def test_those_that_part_where_no_slot_is_free_wait(request, model, sampling, slots, parked):
+    def sampled(engine: Engine, seeds: Sequence[int]) -> list[list[int]]:
+        found = extend(engine, PROMPT, seeds, until="limit", sampling=sampling)
+        return [completion.tokens for completion in found]
+
+    found = request.getfixturevalue(model)
+    gguf = str(getattr(found, "gguf", found))
+    alone = [sampled(Engine(gguf, settings(slots=1, kv_type="F32")), [seed])[0] for seed in range(20)]
+    engine = Engine(gguf, settings(slots=slots, parked=parked, kv_type="F32"))
+    for other in range(3):
+        engine.submit(Extend(50 + other, [*PROMPT, other], [other, 7], "end", 9, NORMAL))
+    assert sampled(engine, range(20)) == alone
+    assert engine.stats.shared > 0 and len({*map(tuple, alone)}) > 4
+
+
+def test_a_step_that_ends_beside_a_branch_that_goes_on_stays_cached(smollm2):
+    engine = Engine(str(smollm2), settings(slots=16, parked=16))
+    prompt = engine.vocabulary.prompt("Name three rivers in Europe.")
+    tried = (
+        (found, completion)
+        for first in range(0, 160, 16)
+        for found in [extend(engine, prompt, range(first, first + 16), until="step", limit=40, sampling=Sampling(0.6))]
+        for completion in found
+    )
+    ended = next(c for found, c in tried if c.finish == "step" and any(_goes_on(other, c) for other in found))
+    before = engine.stats.prefilled
+    extend(engine, prompt + ended.tokens, [3], limit=4)
+    assert engine.stats.prefilled - before == 1
+
+
+def _goes_on(other: Completion, ended: Completion) -> bool:
+    """Whether the other one parted from it only where it ended."""
+    begins = len(ended.tokens) - 1
+    return other.tokens[:begins] == ended.tokens[:begins] and begins < len(other.tokens) and other != ended
 
 
 def test_release_is_only_a_hint(tiny):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from genius_lite.sampler.device import DRAWS, OnDevice
+from genius_lite.sampler.device import OnDevice
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import Extend, Extended, Sampling, Score, Scored
-from genius_lite.sampler.sampling import OnHost
+from genius_lite.sampler.sampling import DRAWS, OnHost
 from tests.support.engine import PROMPT, drain, settings
 
 FILTERED = Sampling(0.8, top_k=40, top_p=0.95, min_p=0.02)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from genius_lite.sampler.engine import Engine
 from genius_lite.sampler.messages import EngineSettings, Extend, Extended, Sampling
 
@@ -19,8 +21,10 @@ def drain(engine: Engine) -> list:
     return replies
 
 
-def extend(engine: Engine, path: list[int], seeds: list[int], *, until="end", limit=12, sampling=NORMAL, id=0):
-    engine.submit(Extend(id, path, seeds, until, limit, sampling))
+def extend(
+    engine: Engine, path: list[int], seeds: Sequence[int | None], *, until="end", limit=12, sampling=NORMAL, id=0
+):
+    engine.submit(Extend(id, path, [*seeds], until, limit, sampling))
     found = [r for r in drain(engine) if isinstance(r, Extended) and r.id == id]
     return [r.completion for r in sorted(found, key=lambda r: r.index)]
 
