@@ -13,12 +13,14 @@ from genius_lite.sampler.interface import QueryFailedError, Sampler, SamplerErro
 
 
 def searches_in_flight(slots: int, cfg: Foresight) -> int:
-    """Return three times the searches that the slots hold.
+    """Return twice the searches that the slots hold, three times if none takes a second step.
 
-    Some branches always wait for the rest of their step, and those that say the same share a slot: of a model that has
-    learned a round, three quarters more tokens than slots (three times was the fastest of two, three and five).
+    Some branches always wait for the rest of their step, and those that say the same share a slot (of a model that has
+    learned a round, so many that three was the fastest of two, three and five). More of several steps would evict each
+    other's: with three they decode a fifth more of prompts and steps again.
     """
-    return max(1, round(3 * slots / (cfg.beams * cfg.candidates)))
+    times = 3 if cfg.steps < 2 else 2
+    return max(1, round(times * slots / (cfg.beams * cfg.candidates)))
 
 
 async def sample_rollouts(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from genius_lite.errors import Stop
-from genius_lite.foresight.rollouts import sample_rollouts
+from genius_lite.foresight.rollouts import sample_rollouts, searches_in_flight
 from genius_lite.recipe import Foresight
 from genius_lite.records import Completion, Query, Rollout
 from genius_lite.rundir.lines import RecordLog
@@ -86,3 +86,10 @@ def test_of_many_questions_no_more_are_begun_than_are_under_way():
     asyncio.run(sample_rollouts(many, ScriptedSampler(SCRIPT), CFG, (0, 1), 2, finished, failed))
     assert sorted(done) == sorted(query.id for query in many)
     assert max(tasks) < 20, "a task takes kilobytes"
+
+
+def test_more_searches_are_under_way_than_slots_hold():
+    assert searches_in_flight(32, CFG.model_copy(update={"candidates": 4})) == 16
+    for one_step in (0, 1):  # what says the same shares a slot, and nothing is kept for a later step
+        assert searches_in_flight(32, CFG.model_copy(update={"candidates": 4, "steps": one_step})) == 24
+    assert searches_in_flight(1, CFG.model_copy(update={"candidates": 12})) == 1
