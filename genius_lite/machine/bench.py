@@ -123,8 +123,9 @@ async def _decode_speed(model: Path, settings: EngineSettings, prompts: list[lis
                 share = len(range(number, settings.slots, len(prompts)))
                 # Each goes on from a token of its own: equal paths would be decoded once.
                 paths = ([*prompt, _LOWEST + at % _IDS] for at in range(number, number + share))
-                nodes += [Node(None, path, ("speed", number, at)) for at, path in enumerate(paths)]
-                firsts += nodes[len(nodes) - share :][:1]
+                own = [Node(None, path, ("speed", number, at)) for at, path in enumerate(paths)]
+                firsts += own[:1]
+                nodes += own
             for warm in (firsts, nodes):  # the others copy what the first of their prompt has decoded
                 await asyncio.gather(*(sampler.extend(node, 1, until="limit", limit=1)[0] for node in warm))
             before = await sampler.drain()
